@@ -1,0 +1,115 @@
+"""The worker's ear: run configs, cancellations and stops from the master."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from celery.bootsteps import ConsumerStep
+from kombu import Connection, Consumer
+
+from pestfleet_worker.channel import CONTENT_TYPE, Queues
+from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.messages import MessageError, Refusal, RunConfig, Stop, decode
+
+logger = logging.getLogger(__name__)
+
+ANNOUNCE_AGAIN = 5.0  # seconds without an answer from the desk
+
+
+def _make_consumer(
+    channel: Any, queues: Queues, name: str, on_message: Callable[[Any], None]
+) -> Consumer:
+    def receive(message: Any) -> None:
+        message.ack()
+        try:
+            decoded = decode(message.body)
+        except MessageError as error:
+            logger.error("a control message was ignored: %s", error)
+            return
+        on_message(decoded)
+
+    return Consumer(
+        channel, [queues.make_worker_queue(name)], accept=[CONTENT_TYPE], on_message=receive
+    )
+
+
+def await_run_config(
+    url: str,
+    queues: Queues,
+    *,
+    name: str,
+    announce: Callable[[], None],
+    leaving: threading.Event,
+) -> RunConfig | Stop | None:
+    """Announce ourselves until the desk answers; survives a broker that is not there yet.
+
+    Returns None when `leaving` is set meanwhile. Raises `ConfigurationError` on a refusal.
+    """
+    answers: list[RunConfig | Stop] = []
+
+    def on_message(message: Any) -> None:
+        if isinstance(message, Refusal):
+            raise ConfigurationError(f"the master refused this worker: {message.reason}")
+        if isinstance(message, RunConfig) or (
+            isinstance(message, Stop) and message.worker in ("", name)
+        ):
+            answers.append(message)
+
+    while not leaving.is_set():
+        connection = Connection(url, connect_timeout=5)
+        try:
+            connection.connect()
+            with connection, _make_consumer(connection.channel(), queues, name, on_message):
+                announced = float("-inf")
+                while not leaving.is_set():
+                    if time.monotonic() - announced > ANNOUNCE_AGAIN:
+                        announced = time.monotonic()
+                        announce()
+                    try:
+                        connection.drain_events(timeout=0.5)
+                    except socket.timeout:
+                        continue
+                    if answers:
+                        return answers[0]
+        except (*connection.recoverable_connection_errors, *connection.channel_errors) as error:
+            logger.warning("the broker does not answer, trying again: %s", error)
+            leaving.wait(0.5)
+    return None
+
+
+class ControlStep(ConsumerStep):  # type: ignore[misc]  # celery has no types
+    """Listens on Celery's own connection, so that it comes back whenever that does."""
+
+    queues: Queues
+    worker: str
+    on_message: Callable[[Any], None]
+    announce: Callable[[], None]
+
+    @classmethod
+    def bind(
+        cls,
+        queues: Queues,
+        worker: str,
+        on_message: Callable[[Any], None],
+        announce: Callable[[], None],
+    ) -> type[ControlStep]:
+        """A step class for one worker; Celery makes the instance."""
+        members = {
+            "queues": queues,
+            "worker": worker,
+            "on_message": staticmethod(on_message),
+            "announce": staticmethod(announce),
+        }
+        return type("WorkerControlStep", (cls,), members)
+
+    def get_consumers(self, channel: Any) -> list[Consumer]:
+        return [_make_consumer(channel, self.queues, self.worker, self.on_message)]
+
+    def start(self, consumer: Any) -> None:
+        super().start(consumer)
+        self.announce()  # a desk that restarted, or that we lost, sees us again

@@ -1,0 +1,325 @@
+"""A worker: announces itself, gets its run config from the master's desk, and makes runs.
+
+Threads: Celery's event loop (main), one a slot, the outbox, and the pulse, which sends
+heartbeats and ends the worker when the master is gone. Every way out goes through `_leave`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import queue
+import threading
+import time
+from contextlib import closing
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from celery import Celery
+from celery.worker import state as celery_state
+
+from pestfleet_worker.channel import RUN_TASK, Queues, make_app, pack, pack_run
+from pestfleet_worker.control import ControlStep, await_run_config
+from pestfleet_worker.errors import ConfigurationError, PestfleetError
+from pestfleet_worker.messages import (
+    Announce,
+    Cancel,
+    Failure,
+    Farewell,
+    Heartbeat,
+    MessageError,
+    Result,
+    Run,
+    RunConfig,
+    SlotState,
+    Stop,
+    decode,
+)
+from pestfleet_worker.outbox import Outbox
+from pestfleet_worker.processes import Guardian
+from pestfleet_worker.runs import Slot
+from pestfleet_worker.slots import remove_slot
+
+logger = logging.getLogger(__name__)
+
+# Exit codes of a worker; docs/exit-codes.md says what a target does with each.
+SESSION_OVER = 0
+REFUSED = 10
+MASTER_GONE = 11
+SENT_AWAY = 12
+
+LAST_WORDS = 5.0  # seconds for the broker to take what a leaving worker still has to say
+
+
+class Worker:
+    """One worker with its slots. `serve` returns the process's exit code."""
+
+    def __init__(
+        self,
+        url: str,
+        session: str,
+        *,
+        name: str,
+        slots: int,
+        scratch: Path,
+        digest: str = "",
+        source: Path | None = None,
+    ) -> None:
+        self.name = name
+        self._url = url
+        self._session = session
+        self._queues = Queues(session)
+        self._slot_count = slots
+        self._scratch = scratch
+        self._digest = digest
+        self._source = source
+        self._slots: list[Slot] = []
+        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._running: dict[int, tuple[int, float]] = {}  # slot -> run, when it began
+        self._cancelled: set[int] = set()
+        self._finished = 0
+        self._silence = 0.0
+        self._exit_code: int | None = None
+        self._leaving = threading.Event()
+        self._ended = threading.Event()
+        self._celery: Any = None
+
+    def serve(self) -> int:
+        """Work until the session is over, the master is gone, or `leave` is called."""
+        self._outbox = Outbox(self._url, on_connect=self._declare)
+        try:
+            with closing(Guardian.start(self.name)):
+                config = self._announce_until_configured()
+                if config is None:
+                    return self._exit_code or SESSION_OVER
+                self._prepare_slots(config)
+                self._serve_runs(config)
+        except PestfleetError as error:
+            self._say_farewell(error.message)
+            logger.error("%s", error)
+            return REFUSED
+        finally:
+            self._leaving.set()
+            self._ended.set()
+            self._outbox.close(timeout=LAST_WORDS)
+            for number in range(self._slot_count):
+                remove_slot(self._directory_of(number))
+        return self._exit_code or SESSION_OVER
+
+    def leave(self, exit_code: int, reason: str) -> None:
+        """End the worker, from any thread: runs in hand are given back to the fleet."""
+        if self._leaving.is_set():
+            return
+        logger.info("leaving: %s", reason)
+        self._exit_code = exit_code
+        self._leaving.set()
+        threading.Thread(target=self._leave, args=(reason,), daemon=True).start()
+
+    # -- joining -------------------------------------------------------------------------------
+
+    def announce(self) -> None:
+        """Say who we are; the desk answers with the run config."""
+        self._say(
+            Announce(
+                worker=self.name,
+                host=platform.node(),
+                process=os.getpid(),
+                slots=self._slot_count,
+                platform=f"{platform.system().lower()}/{platform.machine()}",
+                versions={
+                    "pestfleet-worker": version("pestfleet-worker"),
+                    "python": platform.python_version(),
+                },
+                digest=self._digest,
+            )
+        )
+
+    def _announce_until_configured(self) -> RunConfig | None:
+        answer = await_run_config(
+            self._url, self._queues, name=self.name, announce=self.announce, leaving=self._leaving
+        )
+        if isinstance(answer, Stop):
+            self._exit_code = SESSION_OVER
+            return None
+        return answer
+
+    def _prepare_slots(self, config: RunConfig) -> None:
+        source = Path(config.source) if config.source else self._source
+        if source is None:
+            raise ConfigurationError(
+                "the run config names no case folder and this worker has none of its own",
+                remedy="Start the worker with --case FOLDER, or from an image with the case in it.",
+            )
+        for number in range(self._slot_count):
+            slot = Slot(
+                config.case,
+                source=source,
+                directory=self._directory_of(number),
+                limits=config.limits,
+                worker_id=self.name,
+            )
+            slot.prepare()
+            self._slots.append(slot)
+            self._free.put(number)
+
+    def _directory_of(self, slot: int) -> Path:
+        # Side by side: all slots in a scratch folder share the case's big files.
+        return self._scratch / f"{self.name}-{slot}"
+
+    # -- making runs ---------------------------------------------------------------------------
+
+    def _serve_runs(self, config: RunConfig) -> None:
+        app = make_app(self._url, self._session)
+        app.set_default()  # Celery looks for the task in the default app, in the slot's thread
+        app.task(self._make_task(app, config), name=RUN_TASK, bind=True, acks_late=True)
+        app.steps["consumer"].add(
+            ControlStep.bind(self._queues, self.name, self._on_control, self.announce)
+        )
+        self._celery = app.WorkController(
+            pool="threads",
+            concurrency=self._slot_count,
+            hostname=self.name,
+            without_mingle=True,
+            without_gossip=True,
+            without_heartbeat=True,
+        )
+        threading.Thread(target=self._keep_pulse, args=(config,), daemon=True).start()
+        self._celery.start()
+
+    def _make_task(self, app: Celery, config: RunConfig) -> Any:
+        def make_run(task: Any, data: bytes) -> None:
+            try:
+                run = decode(data)
+            except MessageError as error:
+                logger.error("a run that cannot be read is dropped: %s", error)
+                return
+            headers = vars(task.request)
+            deliveries = max(
+                int(headers.get(header) or 0) for header in ("x-delivery-count", "x-acquired-count")
+            )
+            if deliveries >= config.limits.deliveries:
+                self._answer(run, 0, 0.0, b"", _killed_workers(run, deliveries))
+            else:
+                self._make_run(app, run)
+
+        return make_run
+
+    def _make_run(self, app: Celery, run: Run) -> None:
+        number = self._free.get()
+        try:
+            if run.id in self._cancelled or self._leaving.is_set():
+                self._give_back(app, run)
+                return
+            self._running[number] = (run.id, time.monotonic())
+            try:
+                outcome = self._slots[number].execute(run.parameters)
+                observations, failure, seconds = (
+                    outcome.observations, outcome.failure, outcome.seconds,
+                )  # fmt: skip
+            except Exception as error:  # a defect of ours must not lose the run
+                logger.exception("run %d", run.id)
+                observations, seconds = b"", 0.0
+                failure = Failure("worker-error", f"{type(error).__name__}: {error}")
+            finally:
+                del self._running[number]
+            if self._leaving.is_set() and failure is not None:
+                self._give_back(app, run)
+            else:
+                self._answer(run, number, seconds, observations, failure)
+        finally:
+            self._free.put(number)
+
+    def _answer(
+        self, run: Run, slot: int, seconds: float, observations: bytes, failure: Failure | None
+    ) -> None:
+        """Send the result; return when the broker has it, so that the run may be acknowledged."""
+        result = Result(run.id, self.name, slot, seconds, observations, failure)
+        ticket = self._outbox.publish(pack(self._queues.address_of(self._queues.results), result))
+        while not ticket.wait(1.0):
+            if self._ended.is_set():
+                # Unacknowledged, the broker gives the run to another worker.
+                raise SystemExit
+        self._finished += 1
+
+    def _give_back(self, app: Celery, run: Run) -> None:
+        """Hand a run to the other workers as a fresh message: leaving is no failed delivery."""
+        if run.id in self._cancelled:
+            return
+        if not self._outbox.publish(pack_run(app, run)).wait(LAST_WORDS):
+            raise SystemExit
+
+    # -- being led -----------------------------------------------------------------------------
+
+    def _on_control(self, message: Any) -> None:
+        self._silence = 0.0
+        if isinstance(message, Cancel):
+            self._cancelled.update(message.runs)
+            for number, (run, _) in list(self._running.items()):
+                if run in self._cancelled:
+                    self._slots[number].cancel()
+        elif isinstance(message, Stop) and message.worker in ("", self.name):
+            self.leave(SESSION_OVER, message.reason)
+
+    def _keep_pulse(self, config: RunConfig) -> None:
+        before = time.monotonic()
+        while not self._leaving.wait(config.heartbeat):
+            now = time.monotonic()
+            # A frozen worker must not take its own sleep for the master's silence.
+            self._silence += min(now - before, 2 * config.heartbeat)
+            before = now
+            if self._silence > config.master_timeout:
+                self.leave(MASTER_GONE, f"no sign of the master for {self._silence:.0f} s")
+                return
+            states = tuple(self._slot_state(number, now) for number in range(self._slot_count))
+            self._say(Heartbeat(self.name, states, self._finished))
+
+    def _slot_state(self, number: int, now: float) -> SlotState:
+        run, began = self._running.get(number, (None, now))
+        return SlotState(run, now - began)
+
+    # -- leaving -------------------------------------------------------------------------------
+
+    def _leave(self, reason: str) -> None:
+        deadline = threading.Timer(4 * LAST_WORDS, self._drop_everything)
+        deadline.daemon = True
+        deadline.start()
+        if self._exit_code == SESSION_OVER:
+            self._cancelled.update(run for run, _ in list(self._running.values()))
+        for slot in self._slots:
+            slot.cancel()
+        self._say_farewell(reason)
+        if self._celery is not None:
+            celery_state.should_stop = self._exit_code
+            if self._celery.hub is not None:
+                self._celery.hub.call_soon(lambda: None)  # wakes the event loop
+
+    def _drop_everything(self) -> None:
+        logger.error("could not leave in time; the broker gives the runs in hand to others")
+        for slot in self._slots:
+            slot.cancel()
+        os._exit(self._exit_code or MASTER_GONE)
+
+    def _say_farewell(self, reason: str) -> None:
+        self._say(Farewell(self.name, reason))
+
+    def _say(self, message: Any) -> None:
+        self._outbox.publish(
+            pack(self._queues.address_of(self._queues.desk), message, persistent=False)
+        )
+
+    def _declare(self, connection: Any) -> None:
+        channel = connection.channel()
+        for declared in (self._queues.runs, self._queues.results, self._queues.desk):
+            declared(channel).declare()
+        self._queues.control(channel).declare()
+        channel.close()
+
+
+def _killed_workers(run: Run, deliveries: int) -> Failure:
+    return Failure(
+        "killed-worker",
+        f"run {run.id} was handed out {deliveries} times and each time its worker died or "
+        "vanished; perhaps the model needs more memory than a worker has",
+    )
