@@ -1,0 +1,1 @@
+"""PEST control files, read as plain data (`model`) by `reader`."""

@@ -1,0 +1,93 @@
+"""The contract between an engine and what makes its runs.
+
+An engine is a function of a `Job`. It asks `job.runner` for runs, tells `job.report` how far it
+is, writes its files into `job.output`, and returns a summary that can be written as JSON. It
+never knows where the runs are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pestfleet.control.model import ControlFile
+
+Vector = NDArray[np.float64]
+Matrix = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class RunSet:
+    """Runs that are finished.
+
+    `observations`: (runs, observations), rows in the order asked, NaN where a run failed.
+    `failures`: row -> one line that says why.
+    """
+
+    observations: Matrix
+    failures: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> NDArray[np.bool_]:
+        """(runs,) True where the run failed."""
+        mask = np.zeros(len(self.observations), dtype=bool)
+        mask[list(self.failures)] = True
+        return mask
+
+
+class Runner(Protocol):
+    """Makes runs, as many at a time as the fleet has slots."""
+
+    @property
+    def slots(self) -> int:
+        """Slots that the fleet has now, at least 1."""
+        ...
+
+    def run(self, parameters: Matrix, *, purpose: str) -> RunSet:
+        """Make one run for each row of `parameters`, shape (runs, all parameters).
+
+        Columns: every parameter of the control file, in its order, as the control file has them
+        (not log-transformed; before scale and offset, which the runner applies).
+        `purpose` is shown to the user ("Jacobian", "damping values", "iteration 2").
+        Raises `Interrupted` when the user stops the session.
+        """
+        ...
+
+
+class Report(Protocol):
+    """Where an engine says how far it is. Goes to the display, the journal and `status`."""
+
+    def iteration(self, number: int, *, phi: float, **detail: float | int | str) -> None:
+        """Iteration `number` (0: initial values) ended with objective function `phi`.
+
+        For ies `phi` is the ensemble's mean; detail then has `phi_min`, `phi_max`, `phi_std`,
+        `realizations`. For regularization detail has `phi_regularization`, `weight_factor`.
+        """
+        ...
+
+    def note(self, text: str) -> None:
+        """One line that the user should see."""
+        ...
+
+    def warn(self, text: str) -> None:
+        """One line that the user must see: something is lost, changed or ignored."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an engine gets. `options` are the user's engine options; they win over the case's."""
+
+    control: ControlFile
+    runner: Runner
+    report: Report
+    output: Path
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+Engine = Callable[[Job], dict[str, Any]]

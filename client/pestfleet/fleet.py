@@ -1,0 +1,166 @@
+"""The master's side of the channel: accepts runs, gives each exactly one result.
+
+Runs may be delivered, made and answered more than once (workers die, networks are cut); the
+first answer to a run counts and later ones are dropped here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from kombu import Connection
+from pestfleet_worker.channel import Queues, make_app, pack, pack_run
+from pestfleet_worker.messages import (
+    Announce,
+    Cancel,
+    Farewell,
+    Heartbeat,
+    MasterBeat,
+    Result,
+    Run,
+    RunConfig,
+    Stop,
+)
+from pestfleet_worker.outbox import Outbox
+
+from pestfleet.desk import Desk, DeskEvents, WorkerState
+from pestfleet.inbox import Inbox
+
+logger = logging.getLogger(__name__)
+
+OnResult = Callable[[Run, Result], None]
+
+
+class Fleet:
+    """A session's workers, seen from the master. All methods may be called from any thread."""
+
+    def __init__(
+        self, url: str, config: RunConfig, events: DeskEvents, *, first_run: int = 1
+    ) -> None:
+        """Connect and open the desk. Run ids count up from `first_run`."""
+        self._queues = Queues(config.session)
+        self._app = make_app(url, config.session)
+        self._lock = threading.Lock()
+        self._wanted: dict[int, tuple[Run, OnResult]] = {}
+        self._next_run = first_run
+        self._connected_before = False
+        self._purged = threading.Event()
+        self._outbox = Outbox(url, on_connect=self._declare)
+        self.desk = Desk(config, self._send_to_worker, events)
+        self._inbox = Inbox(url, self._queues, self._receive)
+        self._closing = threading.Event()
+        self._beat_interval = config.heartbeat
+        self._beating = threading.Thread(target=self._beat, name="beat", daemon=True)
+        self._beating.start()
+
+    @property
+    def slots(self) -> int:
+        return self.desk.slots
+
+    @property
+    def outstanding(self) -> int:
+        """Runs that were asked for and have no result yet."""
+        return len(self._wanted)
+
+    def submit(self, parameters: bytes, on_result: OnResult) -> int:
+        """Ask for a run; `on_result(run, result)` is called once, from the inbox's thread."""
+        with self._lock:
+            run = Run(self._next_run, parameters)
+            self._next_run += 1
+            self._wanted[run.id] = (run, on_result)
+        self._outbox.publish(pack_run(self._app, run))
+        return run.id
+
+    def cancel(self, runs: Iterable[int]) -> None:
+        """These runs are not wanted any more; no result of theirs is reported."""
+        with self._lock:
+            unwanted = tuple(run for run in runs if self._wanted.pop(run, None))
+        if unwanted:
+            self._broadcast(Cancel(unwanted))
+
+    def stop_worker(self, worker: str, reason: str) -> None:
+        """Send one worker home."""
+        self._send_to_worker(worker, Stop(reason, worker))
+
+    def close(self, reason: str) -> None:
+        """The session is over: workers stop, the queues go."""
+        self._closing.set()
+        with self._lock:
+            self._wanted.clear()
+        self._broadcast(Stop(reason))
+        self._inbox.close()
+        self._outbox.close()
+        self._delete_queues()
+
+    def _broadcast(self, message: Any) -> None:
+        self._outbox.publish(pack(self._queues.everybody, message, persistent=False))
+
+    def _send_to_worker(self, worker: str, message: Any) -> None:
+        address = self._queues.address_of_worker(worker)
+        self._outbox.publish(pack(address, message, persistent=False))
+
+    def _receive(self, message: Any) -> None:
+        if isinstance(message, Result):
+            with self._lock:
+                wanted = self._wanted.pop(message.id, None)
+            if wanted is not None:
+                run, on_result = wanted
+                on_result(run, message)
+        elif isinstance(message, Announce | Heartbeat | Farewell):
+            self.desk.receive(message)
+        else:
+            logger.error("the desk got a %s message", message.kind)
+
+    def _beat(self) -> None:
+        while not self._closing.wait(self._beat_interval):
+            self._broadcast(MasterBeat())
+            self.desk.drop_silent()
+
+    def _declare(self, connection: Connection) -> None:
+        """Make the queues; at first empty them, later notice a broker that has lost them."""
+        lost = self._connected_before and not self._is_declared(connection)
+        channel = connection.channel()
+        for queue in (self._queues.runs, self._queues.results, self._queues.desk):
+            queue(channel).declare()
+            if not self._connected_before:
+                # Left by a master that died; the runs are asked for again, under new ids.
+                queue(channel).purge()
+        self._queues.control(channel).declare()
+        channel.close()
+        self._connected_before = True
+        if lost:
+            self._publish_again()
+
+    def _is_declared(self, connection: Connection) -> bool:
+        channel = connection.channel()
+        try:
+            self._queues.runs(channel).queue_declare(passive=True)
+        except connection.channel_errors:
+            return False
+        channel.close()
+        return True
+
+    def _publish_again(self) -> None:
+        with self._lock:
+            wanted = [run for run, _ in self._wanted.values()]
+        logger.warning("the broker has lost its queues; %d runs are sent again", len(wanted))
+        for run in wanted:
+            self._outbox.publish(pack_run(self._app, run))
+
+    def _delete_queues(self) -> None:
+        connection = self._app.connection_for_write()
+        try:
+            with connection:
+                connection.connect()
+                channel = connection.channel()
+                for queue in (self._queues.runs, self._queues.results, self._queues.desk):
+                    queue(channel).delete()
+                self._queues.control(channel).delete()
+        except (*connection.recoverable_connection_errors, *connection.channel_errors) as error:
+            logger.warning("the session's queues stay until the broker expires them: %s", error)
+
+
+__all__ = ["DeskEvents", "Fleet", "OnResult", "WorkerState"]

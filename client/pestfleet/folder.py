@@ -1,0 +1,182 @@
+"""The folder of a session: what is where, and who may write to it.
+
+session.json     the spec: case, engine, target, options
+case/            the case as it was at launch; the workers copy it
+journal.jsonl    everything that happened (pestfleet.journal)
+state.json       how far the session is, renewed while it runs
+master.log       the master's log; logs/ has one of each worker
+results/         the engine's files
+lock             held by the master while it lives
+stop             its presence asks the master to stop
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pestfleet_worker.errors import ConfigurationError, SessionError
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSpec:
+    """What a session was asked to do. Holds no secret."""
+
+    session: str
+    control_file: str
+    digest: str
+    engine: str
+    target: str
+    workers: int
+    slots: int
+    seconds: float = 0.0
+    threads: int = 1
+    deliveries: int = 3
+    own_broker: bool = True
+    scratch: str = ""
+    options: dict[str, str] = field(default_factory=dict)
+    version: str = ""
+
+
+class SessionFolder:
+    """A session's folder on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.case = path / "case"
+        self.journal = path / "journal.jsonl"
+        self.results = path / "results"
+        self.log = path / "master.log"
+        self._lock = FileLock(path / "lock")
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def create(self, spec: SessionSpec) -> None:
+        """Make the folder. Raises `SessionError` when there is such a session already."""
+        if not _ID.fullmatch(spec.session):
+            raise ConfigurationError(
+                f"{spec.session!r} cannot be the id of a session",
+                remedy="Use up to 60 letters, digits, dots, hyphens and underscores.",
+            )
+        try:
+            self.path.mkdir(parents=True)
+        except FileExistsError:
+            raise SessionError(
+                f"there is a session {spec.session} already: {self.path}",
+                remedy=f"Go on with it (pestfleet resume {spec.session}), or choose another id.",
+            ) from None
+        except OSError as error:
+            raise SessionError(f"the session's folder cannot be made: {error}") from error
+        self.results.mkdir()
+        _replace(self.path / "session.json", asdict(spec))
+
+    def read_spec(self) -> SessionSpec:
+        """Raises `SessionError` when this is not a session's folder."""
+        path = self.path / "session.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            known = {item.name for item in fields(SessionSpec)}
+            return SessionSpec(**{name: values[name] for name in values.keys() & known})
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise SessionError(f"{path} is not the spec of a session: {error}") from error
+
+    def acquire(self) -> None:
+        """Become the session's master. Raises `SessionError` when it has one."""
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            raise SessionError(
+                f"session {self.name} is running",
+                remedy=f"See pestfleet status {self.name}; end it with pestfleet stop {self.name}.",
+            ) from None
+        (self.path / "stop").unlink(missing_ok=True)
+
+    def release(self) -> None:
+        self._lock.release()
+
+    @property
+    def running(self) -> bool:
+        """Is there a master?"""
+        probe = FileLock(self.path / "lock")
+        try:
+            probe.acquire(blocking=False)
+        except Timeout:
+            return True
+        probe.release()
+        return False
+
+    def request_stop(self) -> None:
+        (self.path / "stop").touch()
+
+    @property
+    def stop_requested(self) -> bool:
+        return (self.path / "stop").exists()
+
+    def write_state(self, state: dict[str, Any]) -> None:
+        _replace(self.path / "state.json", state)
+
+    def read_state(self) -> dict[str, Any]:
+        """The last state that the master wrote; {} when there is none yet."""
+        try:
+            state: dict[str, Any] = json.loads(
+                (self.path / "state.json").read_text(encoding="utf-8")
+            )
+        except (OSError, ValueError):
+            return {}
+        return state
+
+
+def list_sessions(root: Path) -> list[SessionFolder]:
+    """The sessions below `root`, newest first."""
+    if not root.is_dir():
+        return []
+    found = [SessionFolder(path.parent) for path in root.glob("*/session.json")]
+    return sorted(found, key=lambda folder: _age_key(folder.path), reverse=True)
+
+
+def find_session(root: Path, name: str | None) -> SessionFolder:
+    """A session by its id, or the newest. Raises `SessionError` when there is none."""
+    sessions = list_sessions(root)
+    if name is None:
+        if sessions:
+            return sessions[0]
+        raise SessionError(
+            f"there is no session in {root.resolve()}",
+            remedy="Start one with pestfleet run, or name the folder with --sessions.",
+        )
+    for folder in sessions:
+        if folder.name == name:
+            return folder
+    known = ", ".join(folder.name for folder in sessions[:5]) or "none"
+    raise SessionError(
+        f"there is no session {name} in {root.resolve()}",
+        remedy=f"Sessions there: {known}. Name another folder with --sessions.",
+    )
+
+
+def _age_key(path: Path) -> float:
+    return (path / "session.json").stat().st_mtime
+
+
+def _replace(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never half of it."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    for attempt in range(5):
+        try:
+            temporary.replace(path)
+            return
+        except PermissionError:  # Windows, while another process has the file open
+            if attempt == 4:
+                raise
+            time.sleep(0.01 * 2**attempt)

@@ -1,0 +1,205 @@
+"""Sessions for Python users and for the command line: start, resume, look, stop.
+
+import pestfleet
+
+session = pestfleet.run("my-case", engine="glm", workers=4)
+session.results()["parameters"]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pestfleet_worker.errors import CaseError, ConfigurationError
+
+from pestfleet import engines, targets
+from pestfleet.case import check_case
+from pestfleet.checks.problem import Problem
+from pestfleet.folder import SessionFolder, SessionSpec, find_session, list_sessions
+from pestfleet.journal import read_journal
+
+if TYPE_CHECKING:
+    import pandas
+
+    from pestfleet.master import Master, OnEvent, Outcome
+
+DEFAULT_ROOT = Path("pestfleet-sessions")
+
+
+class CaseProblems(CaseError):
+    """A case with errors; `problems` has all of them, warnings too."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        errors = [problem for problem in problems if problem.severity == "error"]
+        super().__init__(
+            "\n".join(str(problem) for problem in errors),
+            remedy="Nothing was launched.",
+        )
+        self.problems = problems
+
+
+class Session:
+    """A session on disk: running, stopped or finished."""
+
+    def __init__(self, folder: SessionFolder) -> None:
+        self.folder = folder
+        self.spec = folder.read_spec()
+
+    @classmethod
+    def open(cls, name: str | None = None, *, root: Path = DEFAULT_ROOT) -> Session:
+        """The session of that id below `root`; the newest without one."""
+        return cls(find_session(root, name))
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path
+
+    def status(self) -> dict[str, Any]:
+        """How far the session is; `state` is running, finished, stopped, failed or died."""
+        state = self.folder.read_state()
+        running = self.folder.running
+        if not running and state.get("state", "running") == "running":
+            state["state"] = "died"
+        return {"session": self.name, **state}
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """The journal, oldest event first."""
+        return read_journal(self.folder.journal)
+
+    def results(self) -> dict[str, pandas.DataFrame]:
+        """Tables of results by name: parameters, observations, iterations, ensembles, …"""
+        from pestfleet.results import read_results
+
+        return read_results(self.folder)
+
+    def plot(self, path: Path | None = None) -> Path:
+        """Write a PNG of the fit and of phi by iteration; returns where it is."""
+        from pestfleet.results import plot_results
+
+        return plot_results(self.folder, path or self.folder.results / "fit.png")
+
+    def runs(self, *, failed: bool | None = None) -> pandas.DataFrame:
+        """One row a finished run; only the failed (True) or successful (False) ones."""
+        from pestfleet.results import read_runs
+
+        return read_runs(self.folder, failed=failed)
+
+    def stop(self, *, timeout: float = 30.0) -> bool:
+        """Ask the master to stop; True when it has within `timeout` seconds."""
+        self.folder.request_stop()
+        deadline = time.monotonic() + timeout
+        while self.folder.running:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)  # the lock file has no event to wait for
+        return True
+
+    def make_master(self, *, broker_url: str = "", on_event: OnEvent | None = None) -> Master:
+        """A master that goes on with this session; runs that are finished are not made again."""
+        from pestfleet.master import Master
+
+        if not self.spec.own_broker and not broker_url:
+            raise ConfigurationError(
+                f"session {self.name} used a broker of yours, and its URL is not kept",
+                remedy="Give it again, with --broker or PESTFLEET_BROKER.",
+            )
+        return Master(self.folder, self.spec, broker_url=broker_url, on_event=on_event)
+
+
+def create_session(
+    case: Path | str,
+    *,
+    engine: str = "glm",
+    on: str = "local",
+    workers: int = 2,
+    slots: int = 1,
+    session: str = "",
+    root: Path = DEFAULT_ROOT,
+    options: Mapping[str, str] | None = None,
+    run_seconds: float = 0.0,
+    threads: int = 1,
+    deliveries: int = 3,
+    own_broker: bool = True,
+    scratch: str = "",
+    on_problem: Callable[[Problem], None] | None = None,
+) -> Session:
+    """Check the case and make the session's folder; nothing is started yet.
+
+    `on_problem` gets the warnings. Raises `CaseProblems`, `ConfigurationError`, `SessionError`.
+    """
+    engines.check_name(engine)
+    targets.check_name(on)
+    for name, number in (("workers", workers), ("slots", slots), ("deliveries", deliveries)):
+        if number < 1:
+            raise ConfigurationError(f"{name} must be at least 1, not {number}")
+    checked, problems = check_case(Path(case), slots=workers * slots)
+    if checked is None or any(problem.severity == "error" for problem in problems):
+        raise CaseProblems(problems)
+    for problem in problems:
+        if on_problem is not None:
+            on_problem(problem)
+    name = session or f"{checked.control.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = SessionFolder(Path(root) / name)
+    folder.create(
+        SessionSpec(
+            session=name,
+            control_file=str(checked.control.path.resolve()),
+            digest=checked.digest,
+            engine=engine,
+            target=on,
+            workers=workers,
+            slots=slots,
+            seconds=run_seconds,
+            threads=threads,
+            deliveries=deliveries,
+            own_broker=own_broker,
+            scratch=scratch,
+            options=dict(options or {}),
+            version=version("pestfleet"),
+        )
+    )
+    return Session(folder)
+
+
+def run(
+    case: Path | str, *, broker_url: str = "", on_event: OnEvent | None = None, **choices: Any
+) -> Session:
+    """Run a case to its end; `choices` are those of `create_session`.
+
+    Raises the `PestfleetError` that ended the session, if one did; `Session.open` still has
+    what was finished until then, and `resume` goes on.
+    """
+    session = create_session(case, own_broker=not broker_url, **choices)
+    _finish(session.make_master(broker_url=broker_url, on_event=on_event).host())
+    return session
+
+
+def resume(
+    name: str | None = None,
+    *,
+    root: Path = DEFAULT_ROOT,
+    broker_url: str = "",
+    on_event: OnEvent | None = None,
+) -> Session:
+    """Go on with a session where it stopped. Raises as `run` does."""
+    session = Session.open(name, root=root)
+    _finish(session.make_master(broker_url=broker_url, on_event=on_event).host())
+    return session
+
+
+def sessions(root: Path = DEFAULT_ROOT) -> list[Session]:
+    """The sessions below `root`, newest first."""
+    return [Session(folder) for folder in list_sessions(root)]
+
+
+def _finish(outcome: Outcome) -> None:
+    if outcome.error is not None:
+        raise outcome.error
