@@ -15,7 +15,7 @@ from typing import Any
 from cases import expected_observations
 from pestfleet.master import Master, Outcome
 from pestfleet.session import Session, create_session
-from pestfleet_worker.processes import find_marked
+from pestfleet_worker.processes import WORKER_MARK
 
 
 class Hosted:
@@ -76,9 +76,16 @@ def send_signal(process: int, number: signal.Signals) -> None:
 
 def marked_processes(session: Session) -> list[int]:
     """Model processes of the session's workers that live."""
-    logs = (session.path / "logs").glob("*.log")
-    names = [f"{log.stem}{suffix}" for log in logs for suffix in ("", ".2", ".3")]
-    return [pid for name in names for pid in find_marked("PESTFLEET_WORKER", name)]
+    mark = f"{WORKER_MARK}={session.name}/".encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (process / "environ").read_bytes()
+        except OSError:
+            continue  # it has ended
+        if any(entry.startswith(mark) for entry in environment.split(b"\0")):
+            found.append(int(process.name))
+    return found
 
 
 def check_every_run_once(session: Session, rows: list[list[float]]) -> None:

@@ -29,7 +29,7 @@ CONTENT_TYPE = "application/x-pestfleet"
 HEARTBEAT = 10
 
 # Milliseconds after which an abandoned session's queues disappear from the broker.
-ABANDONED = 24 * 3600 * 1000
+ABANDONED = 3600 * 1000
 # Milliseconds for which a heartbeat or an announcement is worth reading.
 FRESH = 60 * 1000
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +17,7 @@ from pestfleet_worker.messages import MessageError, Refusal, RunConfig, Stop, de
 
 logger = logging.getLogger(__name__)
 
-ANNOUNCE_AGAIN = 5.0  # seconds without an answer from the desk
+ANNOUNCE_FIRST, ANNOUNCE_LAST = 0.3, 5.0  # seconds to wait for the desk's answer
 
 
 def _make_consumer(
@@ -65,15 +64,13 @@ def await_run_config(
         try:
             connection.connect()
             with connection, _make_consumer(connection.channel(), queues, name, on_message):
-                announced = float("-inf")
+                patience = ANNOUNCE_FIRST
                 while not leaving.is_set():
-                    if time.monotonic() - announced > ANNOUNCE_AGAIN:
-                        announced = time.monotonic()
-                        announce()
+                    announce()
                     try:
-                        connection.drain_events(timeout=0.5)
+                        connection.drain_events(timeout=patience)
                     except socket.timeout:
-                        continue
+                        patience = min(2 * patience, ANNOUNCE_LAST)
                     if answers:
                         return answers[0]
         except (*connection.recoverable_connection_errors, *connection.channel_errors) as error:

@@ -12,6 +12,7 @@ import platform
 import queue
 import threading
 import time
+import uuid
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
@@ -68,6 +69,8 @@ class Worker:
         source: Path | None = None,
     ) -> None:
         self.name = name
+        # Of this process alone: what carries it is killed when the process is gone.
+        self._mark = f"{session}/{name}/{uuid.uuid4().hex}"
         self._url = url
         self._session = session
         self._queues = Queues(session)
@@ -90,7 +93,7 @@ class Worker:
         """Work until the session is over, the master is gone, or `leave` is called."""
         self._outbox = Outbox(self._url, on_connect=self._declare)
         try:
-            with closing(Guardian.start(self.name)):
+            with closing(Guardian.start(self._mark)):
                 config = self._announce_until_configured()
                 if config is None:
                     return self._exit_code or SESSION_OVER
@@ -158,7 +161,7 @@ class Worker:
                 source=source,
                 directory=self._directory_of(number),
                 limits=config.limits,
-                worker_id=self.name,
+                worker_id=self._mark,
             )
             slot.prepare()
             self._slots.append(slot)
@@ -209,10 +212,11 @@ class Worker:
     def _make_run(self, app: Celery, run: Run) -> None:
         number = self._free.get()
         try:
+            self._running[number] = (run.id, time.monotonic())
             if run.id in self._cancelled or self._leaving.is_set():
+                del self._running[number]
                 self._give_back(app, run)
                 return
-            self._running[number] = (run.id, time.monotonic())
             try:
                 outcome = self._slots[number].execute(run.parameters)
                 observations, failure, seconds = (
@@ -256,9 +260,7 @@ class Worker:
         self._silence = 0.0
         if isinstance(message, Cancel):
             self._cancelled.update(message.runs)
-            for number, (run, _) in list(self._running.items()):
-                if run in self._cancelled:
-                    self._slots[number].cancel()
+            self._kill_cancelled()
         elif isinstance(message, Stop) and message.worker in ("", self.name):
             self.leave(SESSION_OVER, message.reason)
 
@@ -274,6 +276,12 @@ class Worker:
                 return
             states = tuple(self._slot_state(number, now) for number in range(self._slot_count))
             self._say(Heartbeat(self.name, states, self._finished))
+            self._kill_cancelled()  # one that was just about to start when it was cancelled
+
+    def _kill_cancelled(self) -> None:
+        for number, (run, _) in list(self._running.items()):
+            if run in self._cancelled:
+                self._slots[number].cancel()
 
     def _slot_state(self, number: int, now: float) -> SlotState:
         run, began = self._running.get(number, (None, now))
@@ -287,9 +295,11 @@ class Worker:
         deadline.start()
         if self._exit_code == SESSION_OVER:
             self._cancelled.update(run for run, _ in list(self._running.values()))
-        for slot in self._slots:
-            slot.cancel()
         self._say_farewell(reason)
+        while self._running:
+            for number in list(self._running):
+                self._slots[number].cancel()
+            time.sleep(0.02)  # a run that was just about to start does not notice
         if self._celery is not None:
             celery_state.should_stop = self._exit_code
             if self._celery.hub is not None:
@@ -311,9 +321,8 @@ class Worker:
 
     def _declare(self, connection: Any) -> None:
         channel = connection.channel()
-        for declared in (self._queues.runs, self._queues.results, self._queues.desk):
-            declared(channel).declare()
-        self._queues.control(channel).declare()
+        # The master makes the others; a worker that outlives it must not make them anew.
+        self._queues.desk(channel).declare()
         channel.close()
 
 
