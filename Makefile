@@ -1,0 +1,45 @@
+# Each command does its own set-up: scripts/setup.
+.PHONY: help demo test lint unit integration bench format constraints clean
+
+help:
+	@echo "make demo         calibrate the example with two workers on this machine"
+	@echo "make test         lint, unit and integration tests"
+	@echo "make lint         ruff and mypy"
+	@echo "make unit         tests that need no server (a minute)"
+	@echo "make integration  tests with a RabbitMQ of their own"
+	@echo "make bench        figures of speed and memory, as JSON"
+	@echo "make format       let ruff put the code into shape"
+	@echo "make constraints  write constraints.txt anew"
+	@echo "make clean        remove .venv and caches"
+
+demo:
+	@scripts/setup
+	@scripts/demo
+
+test:
+	@scripts/setup dev system
+	@scripts/check lint unit integration
+
+lint unit:
+	@scripts/setup dev
+	@scripts/check $@
+
+integration:
+	@scripts/setup dev system
+	@scripts/check $@
+
+bench:
+	@scripts/setup dev system
+	@.venv/bin/python -m benchmarks
+
+format:
+	@scripts/setup dev
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+
+constraints:
+	@scripts/constraints
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
