@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +68,7 @@ def await_run_config(
                     announce()
                     try:
                         connection.drain_events(timeout=patience)
-                    except socket.timeout:
+                    except TimeoutError:
                         patience = min(2 * patience, ANNOUNCE_LAST)
                     if answers:
                         return answers[0]

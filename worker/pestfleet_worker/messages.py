@@ -232,10 +232,10 @@ _KINDS: dict[str, type[Any]] = {
 
 
 @functools.cache
-def _field_types(cls: type[Any]) -> dict[str, tuple[type, ...]]:
-    """The plain types that each field of a message may have."""
-    hints = get_type_hints(cls)
-    return {f.name: _plain_types(hints[f.name]) for f in dataclasses.fields(cls)}
+def _field_types(kind: str) -> dict[str, tuple[type, ...]]:
+    """The plain types that each field of that kind of message may have."""
+    hints = get_type_hints(_KINDS[kind])
+    return {f.name: _plain_types(hints[f.name]) for f in dataclasses.fields(_KINDS[kind])}
 
 
 def _plain_types(hint: Any) -> tuple[type, ...]:
@@ -258,7 +258,7 @@ def _unpack(fields: dict[str, Any]) -> Any:
     cls = _KINDS.get(kind)
     if cls is None:
         raise MessageError(f"unknown kind of message {kind!r}", remedy=_UPGRADE)
-    known = _field_types(cls)
+    known = _field_types(kind)
     try:
         message = cls(**{name: value for name, value in fields.items() if name in known})
     except TypeError as error:

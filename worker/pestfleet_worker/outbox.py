@@ -185,7 +185,7 @@ class Outbox:
         try:
             while True:  # several frames may have come at once
                 self._connection.drain_events(timeout=0)
-        except (socket.timeout, BlockingIOError):
+        except (TimeoutError, BlockingIOError):
             return
 
     def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
