@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from kombu import Connection
+
+from pestfleet.desk import Desk, DeskEvents, WorkerState
+from pestfleet.inbox import Inbox
 from pestfleet_worker.channel import Queues, make_app, pack, pack_run
 from pestfleet_worker.messages import (
     Announce,
@@ -26,10 +30,10 @@ from pestfleet_worker.messages import (
 )
 from pestfleet_worker.outbox import Outbox
 
-from pestfleet.desk import Desk, DeskEvents, WorkerState
-from pestfleet.inbox import Inbox
-
 logger = logging.getLogger(__name__)
+
+# Runs in the channel at a time; what more there is waits here, where it takes little memory.
+LEAST_IN_CHANNEL, RUNS_A_SLOT = 500, 4
 
 OnResult = Callable[[Run, Result], None]
 
@@ -45,9 +49,10 @@ class Fleet:
         self._app = make_app(url, config.session)
         self._lock = threading.Lock()
         self._wanted: dict[int, tuple[Run, OnResult]] = {}
+        self._backlog: deque[Run] = deque()
+        self._in_channel: set[int] = set()
         self._next_run = first_run
         self._connected_before = False
-        self._purged = threading.Event()
         self._outbox = Outbox(url, on_connect=self._declare)
         self.desk = Desk(config, self._send_to_worker, events)
         self._inbox = Inbox(url, self._queues, self._receive)
@@ -71,15 +76,27 @@ class Fleet:
             run = Run(self._next_run, parameters)
             self._next_run += 1
             self._wanted[run.id] = (run, on_result)
-        self._outbox.publish(pack_run(self._app, run))
+            self._backlog.append(run)
+        self._fill_channel()
         return run.id
 
     def cancel(self, runs: Iterable[int]) -> None:
         """These runs are not wanted any more; no result of theirs is reported."""
         with self._lock:
             unwanted = tuple(run for run in runs if self._wanted.pop(run, None))
+            self._in_channel.difference_update(unwanted)
         if unwanted:
             self._broadcast(Cancel(unwanted))
+
+    def _fill_channel(self) -> None:
+        """Keep as many runs in the channel as the slots need for a while, not more."""
+        window = max(LEAST_IN_CHANNEL, RUNS_A_SLOT * self.desk.slots)
+        with self._lock:
+            while self._backlog and len(self._in_channel) < window:
+                run = self._backlog.popleft()
+                if run.id in self._wanted:
+                    self._in_channel.add(run.id)
+                    self._outbox.publish(pack_run(self._app, run))
 
     def stop_worker(self, worker: str, reason: str) -> None:
         """Send one worker home."""
@@ -90,6 +107,7 @@ class Fleet:
         self._closing.set()
         with self._lock:
             self._wanted.clear()
+            self._backlog.clear()
         self._broadcast(Stop(reason))
         self._inbox.close()
         self._outbox.close()
@@ -106,6 +124,8 @@ class Fleet:
         if isinstance(message, Result):
             with self._lock:
                 wanted = self._wanted.pop(message.id, None)
+                self._in_channel.discard(message.id)
+            self._fill_channel()
             if wanted is not None:
                 run, on_result = wanted
                 on_result(run, message)
@@ -145,7 +165,7 @@ class Fleet:
 
     def _publish_again(self) -> None:
         with self._lock:
-            wanted = [run for run, _ in self._wanted.values()]
+            wanted = [self._wanted[run][0] for run in self._in_channel]
         logger.warning("the broker has lost its queues; %d runs are sent again", len(wanted))
         for run in wanted:
             self._outbox.publish(pack_run(self._app, run))

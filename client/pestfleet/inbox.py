@@ -7,12 +7,12 @@ is kept before the broker forgets it.
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from kombu import Connection, Consumer
+
 from pestfleet_worker.channel import CONTENT_TYPE, HEARTBEAT, Queues
 from pestfleet_worker.messages import MessageError, decode
 
@@ -61,7 +61,7 @@ class Inbox:
             while not self._closing.is_set():
                 try:
                     connection.drain_events(timeout=HEARTBEAT / 4)
-                except socket.timeout:
+                except TimeoutError:
                     logger.debug("inbox: quiet")
                 connection.heartbeat_check(rate=4)
 

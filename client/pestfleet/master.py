@@ -12,10 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pestfleet_worker.errors import Interrupted, PestfleetError
-from pestfleet_worker.messages import Limits, RunConfig
-from pestfleet_worker.slots import prepare_slot
-
 from pestfleet.case import Case
 from pestfleet.desk import DeskEvents, WorkerState
 from pestfleet.engines import load_engine
@@ -26,6 +22,9 @@ from pestfleet.journal import Journal, read_finished_runs, read_journal
 from pestfleet.runner import Batch, FleetRunner
 from pestfleet.targets import make_target
 from pestfleet.targets.base import FleetPlan, Target
+from pestfleet_worker.errors import Interrupted, PestfleetError
+from pestfleet_worker.messages import Limits, RunConfig
+from pestfleet_worker.slots import prepare_slot
 
 logger = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from pestfleet_worker.errors import SessionError
-from pestfleet_worker.messages import Failure, Result, Run
 
 from pestfleet.control.model import ControlFile
 from pestfleet.engines.base import Matrix, RunSet
 from pestfleet.fleet import Fleet
 from pestfleet.journal import Journal
+from pestfleet_worker.errors import SessionError
+from pestfleet_worker.messages import Failure, Result, Run
 
 POLL = 0.2  # seconds between looks at a request to stop
 

@@ -14,13 +14,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pestfleet_worker.errors import CaseError, ConfigurationError
-
 from pestfleet import engines, targets
 from pestfleet.case import check_case
 from pestfleet.checks.problem import Problem
 from pestfleet.folder import SessionFolder, SessionSpec, find_session, list_sessions
 from pestfleet.journal import read_journal
+from pestfleet_worker.errors import CaseError, ConfigurationError
 
 if TYPE_CHECKING:
     import pandas

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from pestfleet_worker.errors import ConfigurationError
-
 from pestfleet.targets.base import FleetPlan, Target
+from pestfleet_worker.errors import ConfigurationError
 
 _MAKERS = {"local": ("pestfleet.targets.local", "LocalTarget")}
 NAMES = tuple(_MAKERS)

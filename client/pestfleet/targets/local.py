@@ -14,9 +14,8 @@ import threading
 import time
 from pathlib import Path
 
-from pestfleet_worker.errors import TargetError
-
 from pestfleet.targets.base import FleetPlan
+from pestfleet_worker.errors import TargetError
 
 logger = logging.getLogger(__name__)
 
