@@ -30,7 +30,8 @@ class RabbitMQ:
         self._environment = {
             **os.environ,
             "HOME": str(folder),  # the Erlang cookie
-            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",  # lets us end a port mapper that knows a dead node
+            # Lets us end a port mapper that still knows a killed node.
+            "ERL_EPMD_RELAXED_COMMAND_CHECK": "1",
             "ERL_EPMD_PORT": str(find_free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"pestfleet{self.port}@localhost",

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from cases import make_case, write_sweep
 from hosting import Hosted, check_every_run_once, host_sweep, send_signal, wait_for
 from rabbitmq import RabbitMQ

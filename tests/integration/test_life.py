@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cases import make_case, write_sweep
 from hosting import (
     check_every_run_once,
@@ -61,7 +62,7 @@ def processes_of(folder: Path) -> list[str]:
             continue
         try:
             text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
-            place = os.readlink(process / "cwd")
+            place = str((process / "cwd").readlink())
         except OSError:
             continue
         if str(folder).encode() in text or place.startswith(str(folder)):
