@@ -1,0 +1,94 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pestfleet.session import Session
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON on stdout.")
+sessions_option = click.option(
+    "--sessions",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder with the sessions.  [default: pestfleet-sessions]",
+)
+session_argument = click.argument("session", required=False)
+broker_option = click.option(
+    "--broker",
+    metavar="URL",
+    help="RabbitMQ to use: amqp://… or amqps://…; better set PESTFLEET_BROKER, for others see "
+    "the command line of your processes.  [default: one of its own]",
+)
+
+
+def _parse_options(
+    ctx: click.Context, parameter: click.Parameter, values: tuple[str, ...]
+) -> dict[str, str]:
+    options = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        # `++` is how a control file marks the same option.
+        name = name.strip().removeprefix("++").lower()
+        if not equals or not name:
+            raise click.BadParameter(f"{value!r} is not name=value, such as noptmax=20.")
+        options[name] = text.strip()
+    return options
+
+
+_FLEET_OPTIONS = (
+    click.option("--engine", metavar="NAME", help="glm, ies or sweep.  [default: glm]"),
+    click.option("--on", metavar="TARGET", help="Where the workers live.  [default: local]"),
+    click.option("--workers", type=int, metavar="N", help="Workers.  [default: the cores here]"),
+    click.option("--slots", type=int, metavar="N", help="Slots a worker.  [default: 1]"),
+    click.option(
+        "--option",
+        "engine_options",
+        metavar="NAME=VALUE",
+        multiple=True,
+        callback=_parse_options,
+        help="An option of the engine, such as noptmax=20; wins over the control file. Repeatable.",
+    ),
+    click.option(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="A run that takes longer fails.  [default: no limit]",
+    ),
+    click.option(
+        "--threads", type=int, metavar="N", help="Threads that a model may use.  [default: 1]"
+    ),
+    click.option(
+        "--deliveries",
+        type=int,
+        metavar="N",
+        help="A run that so many workers died of fails.  [default: 3]",
+    ),
+    broker_option,
+    sessions_option,
+    click.option(
+        "--scratch",
+        type=click.Path(file_okay=False),
+        help="Folder for the slots' copies of the case.  [default: the session's folder]",
+    ),
+)
+
+
+def fleet_options(function: Function) -> Function:
+    """Engine, workers and their limits; each is None (options: {}) when it is not given."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_FLEET_OPTIONS), function)
+
+
+def open_session(name: str | None, sessions: Path | None) -> Session:
+    """The session of that id, or the newest, where the settings say that sessions are."""
+    from pestfleet.config import read_settings
+    from pestfleet.session import Session
+
+    return Session.open(name, root=read_settings(given={"sessions": sessions}).sessions)

@@ -1,0 +1,55 @@
+"""`pestfleet sessions`: what sessions there are."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from pestfleet.cli.options import json_option, sessions_option
+
+
+@click.command("sessions", short_help="List the sessions, newest first.")
+@sessions_option
+@json_option
+def command(sessions: Path | None, as_json: bool) -> None:
+    """List the sessions, newest first."""
+    from pestfleet.cli.tables import make_console, make_table, shorten_path
+    from pestfleet.config import read_settings
+    from pestfleet.progress import dump_json, format_phi
+    from pestfleet.session import sessions as list_sessions
+
+    root = read_settings(given={"sessions": sessions}).sessions
+    found = [(session, session.status()) for session in list_sessions(root)]
+    if as_json:
+        rows = [
+            {
+                **status,
+                "state": status.get("state", "running"),
+                "path": str(session.path),
+                "workers": len(status.get("workers", ())),
+            }
+            for session, status in found
+        ]
+        click.echo(dump_json(rows))
+        return
+    if not found:
+        click.echo(f"there is no session in {shorten_path(root)}")
+        return
+    table = make_table()
+    for column in ("session", "state", "engine", "on", "iteration", "phi", "runs", "began"):
+        table.add_column(column, justify="right" if column in ("phi", "runs") else "left")
+    for session, status in found:
+        began = status.get("began")
+        table.add_row(
+            session.name,
+            status.get("state", "running"),
+            session.spec.engine,
+            session.spec.target,
+            str(status.get("iteration", "")),
+            format_phi(status["phi"]) if "phi" in status else "",
+            f"{status.get('runs', {}).get('made', 0):,}",
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "",
+        )
+    make_console().print(table)

@@ -1,0 +1,108 @@
+"""`pestfleet status`: how far a session is, and what each slot does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pestfleet.cli.options import json_option, open_session, session_argument, sessions_option
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from pestfleet.session import Session
+
+WATCH_INTERVAL = 0.5  # seconds; the master writes its state that often
+
+
+@click.command("status", short_help="Show how far a session is, and what each slot does.")
+@session_argument
+@sessions_option
+@json_option
+@click.option("--watch", is_flag=True, help="Go on until the session ends or Ctrl-C.")
+def command(session: str | None, sessions: Path | None, as_json: bool, watch: bool) -> None:
+    """Show how far SESSION (the newest without one) is, and what each slot does."""
+    from pestfleet.cli.tables import make_console
+    from pestfleet.progress import dump_json
+
+    opened = open_session(session, sessions)
+    if as_json:
+        for status in _follow(opened) if watch else [opened.status()]:
+            click.echo(dump_json(status))
+    elif watch:
+        _watch(opened)
+    else:
+        make_console().print(render_status(opened.status()))
+
+
+def _follow(session: Session) -> Iterator[dict[str, Any]]:
+    """Its status from time to time, at last the one that it ended with."""
+    while True:
+        status = session.status()
+        yield status
+        if status.get("state", "running") != "running":
+            return
+        time.sleep(WATCH_INTERVAL)  # a file has no event to wait for
+
+
+def _watch(session: Session) -> None:
+    from rich.live import Live
+
+    from pestfleet.cli.tables import make_console
+
+    with Live(console=make_console(), auto_refresh=False) as live:
+        for status in _follow(session):
+            live.update(render_status(status), refresh=True)
+
+
+def render_status(status: dict[str, Any]) -> RenderableType:
+    """The state of a session with a line for each slot."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from pestfleet.progress import render_state
+
+    state = status.get("state", "running")
+    name = status["session"]
+    lines: list[RenderableType] = []
+    if "batch" not in status:
+        text = "is starting" if state == "running" else "died before its first run"
+        lines.append(f"session {name} {text}")
+    else:
+        lines.append(render_state(status))
+        if state == "running":
+            lines.append(_list_slots(status))
+        runs = status["runs"]
+        failed = f", {runs['failed']:,} failed" if runs["failed"] else ""
+        lines.append(f"{runs['made']:,} runs made{failed}")
+    if state != "running":
+        style = "green" if state == "finished" else "yellow" if state == "stopped" else "red"
+        lines.append(Text(state, style=f"bold {style}"))
+    if state in ("stopped", "died", "failed"):
+        lines.append(f"Go on with: pestfleet resume {name}")
+    return Group(*lines)
+
+
+def _list_slots(status: dict[str, Any]) -> RenderableType:
+    from pestfleet.cli.tables import make_table
+    from pestfleet.progress import format_duration
+
+    table = make_table()
+    for column in ("worker", "host", "slot", "does", "runs made"):
+        table.add_column(column)
+    for worker in status["workers"]:
+        silent = worker["silent_seconds"]
+        for number, slot in enumerate(worker["slots"]):
+            does = "idle"
+            if slot["run"] is not None:
+                does = f"run {slot['run']}, {format_duration(slot['seconds'])}"
+            if silent > 5:
+                does += f" (silent for {format_duration(silent)})"
+            first = (worker["name"], worker["host"]) if number == 0 else ("", "")
+            made = str(worker["finished"]) if number == 0 else ""
+            table.add_row(*first, str(number), does, made)
+    return table if status["workers"] else "no worker is there yet"

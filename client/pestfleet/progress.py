@@ -1,0 +1,370 @@
+"""How a session shows its progress: a live display, plain lines, or one JSON object a line.
+
+Each display is a context manager; `tell(event)` takes the master's events from any thread.
+`look()` gives the state of the session (`Master.snapshot`), and is called after the `start`
+event only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+State = dict[str, Any]
+Event = dict[str, Any]
+Look = Callable[[], State]
+
+INTERVAL = 10.0  # seconds between two plain lines about a batch
+SESSION_OVER = "the session is over"  # why every worker leaves at the end
+FIRST = 2.0  # seconds from a batch's begin to the first of them
+
+
+class Display(AbstractContextManager["Display"], Protocol):
+    """Shows a session that runs in this process."""
+
+    def tell(self, event: Event) -> None:
+        """Show an event of the session."""
+        ...
+
+
+def format_duration(seconds: float) -> str:
+    """`0.25 s`, `12 s`, `3 min 5 s`, `2 h 10 min`, `3 d 4 h`."""
+    if seconds < 10:
+        return f"{seconds:.2g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    if minutes < 60:
+        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+    return f"{hours // 24} d {hours % 24} h"
+
+
+def format_phi(phi: float) -> str:
+    """Phi with five significant digits."""
+    return f"{phi:.5g}"
+
+
+def format_change(phi: float, before: float | None) -> str:
+    """How much less phi is than before, in percent; "" where that means nothing."""
+    if before is None or not before > 0 or not math.isfinite(phi) or phi == before:
+        return ""
+    change = 100 * (phi - before) / before
+    if abs(change) > 999:
+        return f"{phi / before:.3g} times as much"
+    return f"{abs(change):.3g} % {'less' if change < 0 else 'more'}"
+
+
+def count_slots(state: State) -> tuple[int, int]:
+    """(busy, all) slots of the workers that are there, by their last heartbeats."""
+    slots = [slot for worker in state.get("workers", ()) for slot in worker["slots"]]
+    return sum(slot["run"] is not None for slot in slots), len(slots)
+
+
+def estimate_seconds_left(state: State) -> float | None:
+    """Seconds that the batch still needs, from the mean run time; None while nothing is known."""
+    batch, mean = state.get("batch", {}), state.get("runs", {}).get("mean_seconds", 0.0)
+    left = batch.get("total", 0) - batch.get("done", 0)
+    slots = count_slots(state)[1]
+    if left <= 0 or not mean or not slots:
+        return None
+    under_way = [
+        min(slot["seconds"], mean)
+        for worker in state["workers"]
+        for slot in worker["slots"]
+        if slot["run"] is not None
+    ]
+    # Whole rounds of runs, less what the runs under way have behind them on the average.
+    rounds = math.ceil(left / slots) if left < 3 * slots else left / slots
+    behind = sum(under_way) / len(under_way) if under_way else 0.0
+    return float(max(mean * rounds - behind, 0.0))
+
+
+class Narrator:
+    """Tells events in lines. Keeps the engine, and phi of the first and the last iteration."""
+
+    def __init__(self) -> None:
+        self.first_phi: float | None = None
+        self._last_phi: float | None = None
+        self._engine = ""
+
+    def narrate(self, event: Event) -> str | None:
+        """One line about an event; None for one that is not worth a line."""
+        kind = event["event"]
+        if kind == "start":
+            known = event.get("known_runs", 0)
+            return f"session {event['session']}" + (f", {known:,} runs are known" * bool(known))
+        if kind == "engine-started":
+            self._engine = event["engine"]
+        if kind == "iteration":
+            return self._narrate_iteration(event)
+        if kind == "batch":
+            return f"{event['purpose']}: {event['runs']:,} run{'s' * (event['runs'] != 1)}"
+        if kind == "note":
+            return str(event["text"])
+        if kind == "warn":
+            return f"warning: {event['text']}"
+        if kind == "worker-joined":
+            slots = event["slots"]
+            return f"worker {event['worker']} joined ({slots} slot{'s' * (slots != 1)})"
+        if kind == "worker-left" and event["reason"] != SESSION_OVER:
+            return f"worker {event['worker']} left: {event['reason']}"
+        if kind == "worker-refused":
+            return f"warning: worker {event['worker']} was refused: {event['reason']}"
+        return None
+
+    def _narrate_iteration(self, event: Event) -> str:
+        number, phi = event["number"], event["phi"]
+        change = format_change(phi, self._last_phi)
+        self._last_phi = phi
+        if self.first_phi is None:
+            self.first_phi = phi
+        name = f"iteration {number}: phi" if number else "phi at first"
+        if self._engine == "sweep":
+            name = "lowest phi"
+        elif self._engine == "ies":
+            name = name.replace("phi", "mean phi")
+        return f"{name} {format_phi(phi)}{f' ({change})' if change else ''}"
+
+
+def describe_left(seconds: float) -> str:
+    """How long the batch still takes, in whole seconds."""
+    return f"about {format_duration(max(1, round(seconds)))} left in this batch"
+
+
+def describe_batch(state: State) -> str:
+    """One line about the batch of runs that the engine waits for."""
+    batch = state["batch"]
+    busy, slots = count_slots(state)
+    parts = [f"{batch['done']:,} of {batch['total']:,} runs done"]
+    if batch["failed"]:
+        parts.append(f"{batch['failed']:,} failed")
+    parts.append(f"{busy} of {slots} slots busy")
+    left = estimate_seconds_left(state)
+    if left is not None:
+        parts.append(describe_left(left))
+    return f"{state['purpose']}: {', '.join(parts)}"
+
+
+def render_state(state: State, *, first_phi: float | None = None) -> RenderableType:
+    """Iteration, phi, the batch with its bar, slots and times, for a terminal."""
+    batch = state["batch"]
+    head = Text.assemble(
+        (state.get("session", ""), "bold"),
+        f"  {state.get('engine', '')} on {state.get('target', '')}",
+        f"  {format_duration(int(max(0.0, state['now'] - state['began'])))}",
+    )
+    lines: list[RenderableType] = [head]
+    if "phi" in state:
+        change = format_change(state["phi"], first_phi)
+        lines.append(
+            Text.assemble(
+                f"iteration {state['iteration']}   phi ",
+                (format_phi(state["phi"]), "bold"),
+                f"   {change} than at first" if change else "",
+            )
+        )
+    busy, slots = count_slots(state)
+    workers = len(state.get("workers", ()))
+    if batch["total"]:
+        failed = (f"  {batch['failed']:,} failed", "red") if batch["failed"] else ""
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            ProgressBar(total=batch["total"], completed=batch["done"], width=24),
+            Text.assemble(f"{batch['done']:,}/{batch['total']:,} runs", failed),
+        )
+        lines += [Text(state["purpose"]), bar]
+    if state.get("state", "running") != "running":
+        return Group(*lines)
+    wanted = state.get("workers_wanted", workers)
+    missing = f" of {wanted}" if workers < wanted else ""
+    left = estimate_seconds_left(state)
+    lines.append(
+        Text.assemble(
+            f"workers {workers}{missing}, slots {busy}/{slots} busy",
+            f", {describe_left(left)}" if left is not None else "",
+        )
+    )
+    return Group(*lines)
+
+
+class LiveDisplay:
+    """Renews a few lines at the bottom of a terminal; what stays is written above them."""
+
+    def __init__(self, look: Look, console: Console) -> None:
+        self._look = look
+        self._console = console
+        self._started = False
+        self._narrator = Narrator()
+        self._live = Live(
+            console=console, get_renderable=self._render, refresh_per_second=8, transient=True
+        )
+
+    def __enter__(self) -> LiveDisplay:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def tell(self, event: Event) -> None:
+        kind = event["event"]
+        line = self._narrator.narrate(event)
+        if kind == "start":
+            self._started = True
+        elif kind == "end":
+            self._started = False
+        # Batches, and workers that come, are seen in the lines below.
+        if line is not None and kind not in ("start", "batch", "worker-joined"):
+            style = "yellow" if line.startswith("warning") or kind == "worker-left" else ""
+            self._console.print(line, style=style, highlight=False, markup=False)
+
+    def _render(self) -> RenderableType:
+        if not self._started:
+            return Text("")
+        return render_state(self._look(), first_phi=self._narrator.first_phi)
+
+
+class _Ticker:
+    """Calls `tick` in a thread of its own: `FIRST` after `restart`, then each `INTERVAL`."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+        self._wake = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def restart(self) -> None:
+        self._wake.set()
+
+    def stop(self) -> None:
+        self._over = True
+        self._wake.set()
+        self._thread.join(5.0)
+
+    def _run(self) -> None:
+        wait = INTERVAL
+        while not self._over:
+            if self._wake.wait(wait):
+                self._wake.clear()
+                wait = FIRST
+            else:
+                wait = INTERVAL
+                self._tick()
+
+
+class LineDisplay:
+    """Writes few plain lines, each with the time of day: for logs and pipes."""
+
+    def __init__(self, look: Look, stream: TextIO) -> None:
+        self._look = look
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._started = False
+        self._narrator = Narrator()
+        self._ticker = _Ticker(self._tick)
+
+    def __enter__(self) -> LineDisplay:
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ticker.stop()
+
+    def tell(self, event: Event) -> None:
+        line = self._narrator.narrate(event)
+        if event["event"] == "batch":
+            self._started = True
+            self._ticker.restart()
+        elif event["event"] == "end":
+            self._started = False
+        if line is not None:
+            self._write(line, event.get("time", time.time()))
+
+    def _tick(self) -> None:
+        if self._started:
+            state = self._look()
+            if state["batch"]["done"] < state["batch"]["total"]:
+                self._write(describe_batch(state), time.time())
+
+    def _write(self, line: str, when: float) -> None:
+        with self._lock:
+            self._stream.write(f"{time.strftime('%H:%M:%S', time.localtime(when))} {line}\n")
+            self._stream.flush()
+
+
+class JsonDisplay:
+    """Writes each event as one JSON object a line, and a `progress` one from time to time."""
+
+    def __init__(self, look: Look, stream: TextIO) -> None:
+        self._look = look
+        self._stream = stream
+        self._lock = threading.Lock()
+        self._started = False
+        self._ticker = _Ticker(self._tick)
+
+    def __enter__(self) -> JsonDisplay:
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ticker.stop()
+
+    def tell(self, event: Event) -> None:
+        if event["event"] == "batch":
+            self._started = True
+            self._ticker.restart()
+        elif event["event"] == "end":
+            self._started = False
+        self._write(event)
+
+    def _tick(self) -> None:
+        if self._started:
+            self._write({"time": time.time(), "event": "progress", **self._look()})
+
+    def _write(self, event: Event) -> None:
+        with self._lock:
+            self._stream.write(dump_json(event) + "\n")
+            self._stream.flush()
+
+
+def dump_json(value: Any, *, indent: int | None = None) -> str:
+    """Strict JSON: NaN and infinity, which JSON does not have, become null."""
+    return json.dumps(_clean(value), ensure_ascii=False, indent=indent, default=str)
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _clean(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(item) for item in value]
+    return value
+
+
+def make_display(
+    look: Look, *, console: Console, stream: TextIO, as_json: bool
+) -> LiveDisplay | LineDisplay | JsonDisplay:
+    """The display that fits: JSON if asked for, live on a terminal, else plain lines."""
+    if as_json:
+        return JsonDisplay(look, stream)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveDisplay(look, console)
+    return LineDisplay(look, stream)
