@@ -154,21 +154,40 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
+class AgentSpec:
+    """Which agent a worker starts in each slot, and how it reaches the engine.
+
+    `command`: words; `{host}` and `{port}` stand for the worker's own end of the relay.
+    `relay_host`, `relay_port`: the master's end. `token` lets a worker in. `certificate`: PEM
+    of the relay's certificate; "" on loopback, where there is no TLS.
+    """
+
+    kind: ClassVar[str] = "agent"
+    command: tuple[str, ...]
+    relay_host: str
+    relay_port: int
+    token: str
+    certificate: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """The desk's answer: what this worker does in this session.
 
+    `mode`: queue (runs come over the channel) or agent (`agent` says what to start).
     `source`: folder of the case as the worker sees it ("" : the one in its image).
     `master_timeout`: seconds without any sign of the master after which a worker ends itself.
     """
 
     kind: ClassVar[str] = "run-config"
     session: str
-    mode: str  # queue
+    mode: str
     case: CaseSpec
     limits: Limits
     source: str
     heartbeat: float
     master_timeout: float
+    agent: AgentSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +244,7 @@ class Stop:
 _KINDS: dict[str, type[Any]] = {
     cls.kind: cls
     for cls in (
-        FilePair, CaseSpec, Limits, Run, Failure, Result, SlotState, Announce, RunConfig,
+        FilePair, CaseSpec, Limits, Run, Failure, Result, SlotState, Announce, AgentSpec, RunConfig,
         Refusal, Heartbeat, Farewell, MasterBeat, Cancel, Stop,
     )
 }  # fmt: skip

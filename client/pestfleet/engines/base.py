@@ -7,7 +7,7 @@ never knows where the runs are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pestfleet.control.model import ControlFile
+from pestfleet_worker.messages import CaseSpec, Result
 
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
@@ -79,15 +80,75 @@ class Report(Protocol):
         ...
 
 
+class RunService(Protocol):
+    """Makes single runs, for engines that ask for them one by one: external programs.
+
+    Vectors are those of `spec`: the model's values (after scale and offset), little-endian
+    float64, parameters and observations in `spec`'s order.
+    """
+
+    @property
+    def spec(self) -> CaseSpec: ...
+
+    @property
+    def slots(self) -> int:
+        """Slots that the fleet has now; 0 while no worker is there."""
+        ...
+
+    def request(self, parameters: bytes, on_result: Callable[[Result], None]) -> int:
+        """Ask for a run; returns its id.
+
+        `on_result` is called exactly once, unless the run is cancelled before: from another
+        thread, or before `request` returns where the run has been made already.
+        """
+        ...
+
+    def cancel(self, runs: Iterable[int]) -> None:
+        """These runs are not wanted any more."""
+        ...
+
+    def check_stop(self) -> None:
+        """Raises when the user wants the session to stop, or workers cannot come."""
+        ...
+
+
+class AgentService(Protocol):
+    """Has the fleet's workers run an engine's own agents (agent mode)."""
+
+    @property
+    def slots(self) -> int: ...
+
+    def start(self, command: Sequence[str], *, master_port: int) -> None:
+        """Start agents in all slots, of workers that come later too.
+
+        `command`: words of the agent's command line; `{host}` and `{port}` stand for the
+        address that the agent connects to. `master_port`: where the engine listens on loopback.
+        """
+        ...
+
+    def stop(self) -> None:
+        """End all agents."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What an engine gets. `options` are the user's engine options; they win over the case's."""
+    """What an engine gets. `options` are the user's engine options; they win over the case's.
+
+    `control` is the control file of the case as it was at launch; its folder is never written to.
+    The rest is for external engines: `engine` is the program's name, `arguments` go to it as they
+    are, and `agents` is there in agent mode, `service` in queue mode.
+    """
 
     control: ControlFile
     runner: Runner
     report: Report
     output: Path
     options: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""
+    arguments: tuple[str, ...] = ()
+    service: RunService | None = None
+    agents: AgentService | None = None
 
 
 Engine = Callable[[Job], dict[str, Any]]
