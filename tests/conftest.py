@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,23 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests do not see the PESTFLEET_* variables of whoever runs them."""
     for name in [name for name in os.environ if name.upper().startswith("PESTFLEET_")]:
         monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests against real PEST++ need its programs; without them they are left out, and we say so."""
+    if shutil.which("pestpp-ies") is not None:
+        return
+    without = [item for item in items if item.get_closest_marker("pestpp")]
+    if without:
+        config.hook.pytest_deselected(items=without)
+        items[:] = [item for item in items if item not in without]
+
+
+def pytest_report_header() -> str:
+    program = shutil.which("pestpp-ies")
+    if program is None:
+        return "PEST++: not on PATH, tests against it are left out"
+    return f"PEST++: {Path(program).parent}, tests against it are run"
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

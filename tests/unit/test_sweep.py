@@ -86,6 +86,7 @@ def test_output_has_the_format_of_pestpp_swp(tmp_path: Path) -> None:
     assert len(lines) == 4
     assert report.warnings == ["1 of 3 runs failed (1): run 1 was told to fail"]
     assert summary["runs"] == 3 and summary["failed_runs"] == 1
+    assert summary["incomplete"] == "1 of 3 runs of the sweep failed"
     assert summary["file"] == "results.csv"
 
 

@@ -138,6 +138,9 @@ class Job:
     `control` is the control file of the case as it was at launch; its folder is never written to.
     The rest is for external engines: `engine` is the program's name, `arguments` go to it as they
     are, and `agents` is there in agent mode, `service` in queue mode.
+
+    The summary that an engine returns can be written as JSON. Where it has `incomplete`, a line
+    of text, the engine came to its end but results are missing, and the command's exit code says so.
     """
 
     control: ControlFile

@@ -93,6 +93,8 @@ def run(job: Job) -> dict[str, Any]:
         "files": [name],
         "parameters": {},
     }
+    if failed:
+        summary["incomplete"] = f"{failed} of {done} runs of the sweep failed"
     if failed < done:
         summary |= {"phi": best[0], "best": best[1]}
         job.report.iteration(0, phi=best[0], runs=done, failed=failed)
