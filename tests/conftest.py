@@ -30,7 +30,7 @@ def _no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests against real PEST++ need its programs; without them they are left out, and we say so."""
+    """Tests against real PEST++ are left out where its programs are not; the header says so."""
     if shutil.which("pestpp-ies") is not None:
         return
     without = [item for item in items if item.get_closest_marker("pestpp")]

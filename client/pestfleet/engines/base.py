@@ -140,7 +140,7 @@ class Job:
     are, and `agents` is there in agent mode, `service` in queue mode.
 
     The summary that an engine returns can be written as JSON. Where it has `incomplete`, a line
-    of text, the engine came to its end but results are missing, and the command's exit code says so.
+    of text, the engine came to its end but results are missing, and the exit code says so.
     """
 
     control: ControlFile
