@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from pestfleet_worker import errors
+from pestfleet_worker import errors, worker
 from source import ROOT, list_files, name_path
 
 FENCE = re.compile(r"^```(?:console|bash|sh)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -182,7 +182,8 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 
 def test_exit_codes_are_those_of_the_errors() -> None:
-    rows = re.findall(r"^\| (\d+) \|", read(ROOT / "docs" / "exit-codes.md"), re.MULTILINE)
+    commands, workers = read(ROOT / "docs" / "exit-codes.md").split("## `pestfleet-worker`")
+    rows = re.findall(r"^\| (\d+) \|", commands, re.MULTILINE)
     kinds = [
         kind
         for kind in vars(errors).values()
@@ -190,3 +191,7 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     ]
     # 0 is success, 2 is click's own for a wrong command line.
     assert sorted(map(int, rows)) == sorted({0, 2} | {kind.exit_code for kind in kinds})
+    codes = re.findall(r"^\| (\d+) \|", workers, re.MULTILINE)
+    assert list(map(int, codes)) == [
+        worker.SESSION_OVER, worker.REFUSED, worker.MASTER_GONE, worker.SENT_AWAY
+    ]  # fmt: skip
