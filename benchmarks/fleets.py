@@ -17,6 +17,7 @@ from pestfleet.case import Case
 from pestfleet.desk import DeskEvents
 from pestfleet.fleet import Fleet
 from pestfleet.journal import Journal
+from pestfleet.ledger import RunLedger
 from pestfleet.runner import FleetRunner
 from pestfleet.targets.base import FleetPlan
 from pestfleet.targets.local import LocalTarget
@@ -66,10 +67,8 @@ def running_fleet(
         fleet = Fleet(broker_url, config, events)
         try:
             target.launch()
-            runner = FleetRunner(
-                fleet, case.control, journal,
-                finished={}, check_stop=target.check, on_batch=lambda _: None,
-            )  # fmt: skip
+            ledger = RunLedger(fleet, case.spec, journal, finished={}, check_stop=target.check)
+            runner = FleetRunner(ledger, case.control, on_batch=lambda _: None)
             running = RunningFleet(fleet, runner, case)
             while fleet.slots < workers * slots:
                 target.check()

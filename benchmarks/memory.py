@@ -20,6 +20,7 @@ from pestfleet.case import Case
 from pestfleet.desk import DeskEvents
 from pestfleet.fleet import Fleet
 from pestfleet.journal import Journal
+from pestfleet.ledger import RunLedger
 from pestfleet.runner import FleetRunner
 from pestfleet_worker.messages import Limits, RunConfig
 
@@ -65,10 +66,8 @@ def _fill_master(control: Path) -> None:
     with EmbeddedBroker() as broker, tempfile.TemporaryDirectory() as folder:
         fleet = Fleet(broker.url, config, events)
         journal = Journal(Path(folder) / "journal.jsonl")
-        runner = FleetRunner(
-            fleet, case.control, journal,
-            finished={}, check_stop=lambda: None, on_batch=lambda _: None,
-        )  # fmt: skip
+        ledger = RunLedger(fleet, case.spec, journal, finished={}, check_stop=lambda: None)
+        runner = FleetRunner(ledger, case.control, on_batch=lambda _: None)
         before = _resident(os.getpid(), "VmRSS")
         answerer = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.answerer", config.session, str(OBSERVATIONS)],

@@ -19,6 +19,7 @@ from pestfleet.engines.base import Job
 from pestfleet.fleet import Fleet
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.journal import Journal, read_finished_runs, read_journal
+from pestfleet.ledger import Counts, RunLedger
 from pestfleet.runner import Batch, FleetRunner
 from pestfleet.targets import make_target
 from pestfleet.targets.base import FleetPlan, Target
@@ -64,6 +65,7 @@ class Master:
         self._began = time.time()
         self._interrupted = threading.Event()
         self._fleet: Fleet | None = None
+        self._ledger: RunLedger | None = None
         self._runner: FleetRunner | None = None
         self._target: Target | None = None
         self._iteration: dict[str, Any] = {}
@@ -98,6 +100,7 @@ class Master:
         """How far the session is, as plain data; the same that state.json has."""
         runner, fleet = self._runner, self._fleet
         batch = runner.batch if runner else Batch("", 0)
+        counts = self._ledger.counts if self._ledger else Counts()
         workers = fleet.desk.workers if fleet else []
         return {
             "session": self._spec.session,
@@ -116,9 +119,9 @@ class Master:
                 "known": batch.known,
             },
             "runs": {
-                "made": runner.made if runner else 0,
-                "failed": runner.failed if runner else 0,
-                "mean_seconds": runner.mean_seconds if runner else 0.0,
+                "made": counts.made,
+                "failed": counts.failed,
+                "mean_seconds": counts.mean_seconds,
             },
             "workers_wanted": self._spec.workers,
             "workers": [_describe(worker) for worker in workers],
@@ -162,14 +165,14 @@ class Master:
             events = DeskEvents(self._on_joined, self._on_left, self._on_refused)
             fleet = self._fleet = Fleet(url, config, events, first_run=first_run)
             stack.callback(fleet.close, "the session is over")
-            runner = self._runner = FleetRunner(
+            ledger = self._ledger = RunLedger(
                 fleet,
-                case.control,
+                case.spec,
                 self._journal,
                 finished=finished,
                 check_stop=lambda: self._check_stop(target),
-                on_batch=lambda batch: self._show("batch", purpose=batch.purpose, runs=batch.total),
             )
+            runner = self._runner = FleetRunner(ledger, case.control, on_batch=self._on_batch)
             self._tell("engine-started", engine=spec.engine)
             return engine(Job(case.control, runner, self, folder.results, spec.options))
 
@@ -244,6 +247,9 @@ class Master:
     def warn(self, text: str) -> None:
         """See `Report.warn`."""
         self._tell("warn", text=text)
+
+    def _on_batch(self, batch: Batch) -> None:
+        self._tell("batch", purpose=batch.purpose, runs=batch.total, known=batch.known)
 
     # -- what the desk tells -------------------------------------------------------------------
 

@@ -137,16 +137,16 @@ def test_a_results_consumer_that_is_away_loses_nothing(
     rows = write_sweep(case.parent, runs=60)
     gate = threading.Event()
     hosted = host_sweep(case, sessions, broker_url=broker_url, workers=2)
-    wait_for(lambda: hosted.master._runner is not None)
-    runner = hosted.master._runner
-    assert runner is not None
-    take = runner._take
+    wait_for(lambda: hosted.master._ledger is not None)
+    ledger = hosted.master._ledger
+    assert ledger is not None
+    take = ledger._take
 
     def take_slowly(*arguments: object) -> None:
         gate.wait(5)
         take(*arguments)  # type: ignore[arg-type]
 
-    runner._take = take_slowly  # type: ignore[method-assign]
+    ledger._take = take_slowly  # type: ignore[method-assign]
     threading.Timer(3.0, gate.set).start()
     assert hosted.wait(60).error is None
     check_every_run_once(hosted.session, rows)
