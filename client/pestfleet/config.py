@@ -41,6 +41,9 @@ _EXPECTED = {
     "time_limit": "a number of seconds, 0 or more (0: no limit)",
     "threads": "a whole number, 1 or more",
     "deliveries": "a whole number, 1 or more",
+    "mode": "queue or agent",
+    "cache": "a folder, an s3:// URL, or none, as text",
+    "engine_args": "arguments of the engine's program, as text",
     "broker": "a URL that starts with amqp:// or amqps://",
     OPTIONS: "a table of the engine's options: text, numbers, true or false, or lists of these",
 }
@@ -62,6 +65,9 @@ class Settings(BaseSettings):
     time_limit: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     threads: int = Field(default=1, ge=1)
     deliveries: int = Field(default=3, ge=1)
+    mode: str = ""
+    cache: str = ""
+    engine_args: str = ""
     broker: SecretStr = SecretStr("")
     engine_options: dict[str, str] = Field(default_factory=dict)
 

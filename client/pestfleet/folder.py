@@ -44,6 +44,9 @@ class SessionSpec:
     own_broker: bool = True
     scratch: str = ""
     options: dict[str, str] = field(default_factory=dict)
+    mode: str = "queue"  # or agent: the workers run the engine's own agents
+    arguments: list[str] = field(default_factory=list)  # for an engine that is a program
+    cache: str = "none"  # place of the run cache
     version: str = ""
 
 

@@ -9,7 +9,7 @@ session.results()["parameters"]
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -128,13 +128,19 @@ def create_session(
     deliveries: int = 3,
     own_broker: bool = True,
     scratch: str = "",
+    mode: str = "",
+    arguments: Sequence[str] = (),
+    cache: str = "",
     on_problem: Callable[[Problem], None] | None = None,
 ) -> Session:
     """Check the case and make the session's folder; nothing is started yet.
 
+    `mode`: queue or agent, "" for what suits the engine. `arguments` go to an engine that is a
+    program. `cache`: a folder or s3:// URL for finished runs, "" for the user's own, "none".
     `on_problem` gets the warnings. Raises `CaseProblems`, `ConfigurationError`, `SessionError`.
     """
     engines.check_name(engine)
+    mode = engines.choose_mode(engine, mode)
     targets.check_name(on)
     for name, number in (("workers", workers), ("slots", slots), ("deliveries", deliveries)):
         if number < 1:
@@ -162,6 +168,9 @@ def create_session(
             own_broker=own_broker,
             scratch=scratch,
             options=dict(options or {}),
+            mode=mode,
+            arguments=list(arguments),
+            cache=cache,
             version=version("pestfleet"),
         )
     )

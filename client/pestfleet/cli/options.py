@@ -44,7 +44,11 @@ def _parse_options(
 
 
 _FLEET_OPTIONS = (
-    click.option("--engine", metavar="NAME", help="glm, ies or sweep.  [default: glm]"),
+    click.option(
+        "--engine",
+        metavar="NAME",
+        help="glm, ies, sweep, pestpp-ies and its kin, beopest, pest_hp.  [default: glm]",
+    ),
     click.option("--on", metavar="TARGET", help="Where the workers live.  [default: local]"),
     click.option("--workers", type=int, metavar="N", help="Workers.  [default: the cores here]"),
     click.option("--slots", type=int, metavar="N", help="Slots a worker.  [default: 1]"),
@@ -70,6 +74,20 @@ _FLEET_OPTIONS = (
         type=int,
         metavar="N",
         help="A run that so many workers died of fails.  [default: 3]",
+    ),
+    click.option(
+        "--mode",
+        type=click.Choice(["queue", "agent"]),
+        help="How an external engine gets its runs: over the queue, or by its own agents.",
+    ),
+    click.option("--engine-args", metavar="TEXT", help="Arguments for an external engine."),
+    click.option(
+        "--cache",
+        metavar="PLACE",
+        help="Folder or s3:// URL that keeps finished runs.  [default: your user's cache folder]",
+    ),
+    click.option(
+        "--no-cache", "cache", flag_value="none", help="Take no run from the cache; keep none."
     ),
     broker_option,
     sessions_option,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,9 @@ def command(case: Path, *, name: str, dry_run: bool, as_json: bool, **given: Any
             deliveries=settings.deliveries,
             own_broker=not settings.broker_url,
             scratch=settings.scratch,
+            mode=settings.mode,
+            arguments=shlex.split(settings.engine_args),
+            cache=settings.cache,
             on_problem=print_problem,
         )
     except CaseProblems as error:

@@ -14,7 +14,14 @@ _MODULES = {
     "sweep": "pestfleet.engines.sweep",
     "glm": "pestfleet.engines.glm",
     "ies": "pestfleet.engines.ies",
+    **{
+        f"pestpp-{kind}": "pestfleet.engines.pestpp"
+        for kind in ("glm", "ies", "swp", "sen", "opt", "da", "mou", "sqp")
+    },
+    "beopest": "pestfleet.engines.beopest",
+    "pest_hp": "pestfleet.engines.pest_hp",
 }
+_AGENTS_ONLY = ("beopest", "pest_hp")
 NAMES = tuple(_MODULES)
 
 
@@ -24,6 +31,21 @@ def check_name(name: str) -> None:
         raise ConfigurationError(
             f"there is no engine {name!r}", remedy=f"Engines: {', '.join(NAMES)}."
         )
+
+
+def choose_mode(name: str, mode: str) -> str:
+    """The mode for an engine: `mode`, or what suits it where that is "".
+
+    Raises `ConfigurationError` for a mode that the engine does not have.
+    """
+    modes = ("agent",) if name in _AGENTS_ONLY else ("queue",)
+    if name.startswith("pestpp-"):
+        modes = ("queue", "agent")
+    if mode and mode not in modes:
+        raise ConfigurationError(
+            f"engine {name} does not run in mode {mode!r}", remedy=f"It has: {', '.join(modes)}."
+        )
+    return mode or modes[0]
 
 
 def load_engine(name: str) -> Engine:
