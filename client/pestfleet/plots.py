@@ -2,33 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+
+from pestfleet.plot_axes import GREY, MARKERS, PALETTE, STYLE, draw_phi
+from pestfleet.plot_ensembles import draw_ensembles
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; without the yellow.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-GREY = "#9A9A9A"
-LEGEND_GROUPS = 7  # more groups get no legend: it would cover the picture
-LINES = 200  # realizations drawn one by one
-POINTS = 1000  # observations of an ensemble drawn
-
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 10.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#E6E6E6",
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "legend.fontsize": 8.0,
-}
+_LEGEND_GROUPS = 7  # more groups get no legend: it would cover the picture
+_BARS = 20  # parameters of a sensitivity analysis with a bar
+_NAMED = 10  # and with a name at their point
 
 
 def draw_results(tables: dict[str, pandas.DataFrame], *, title: str) -> Figure | None:
@@ -36,13 +22,15 @@ def draw_results(tables: dict[str, pandas.DataFrame], *, title: str) -> Figure |
     import matplotlib
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         width = 7.0 if "sweep" in tables else 11.0
         figure = Figure(figsize=(width, 4.2), layout="constrained")
         if "sweep" in tables:
             drawn = _draw_sweep(figure, tables["sweep"])
+        elif "sensitivities" in tables:
+            drawn = _draw_sensitivities(figure, tables["sensitivities"])
         elif "posterior_observations" in tables:
-            drawn = _draw_ensembles(figure, tables)
+            drawn = draw_ensembles(figure, tables)
         else:
             drawn = _draw_fit(figure, tables)
         if not drawn:
@@ -58,14 +46,14 @@ def _draw_fit(figure: Figure, tables: dict[str, pandas.DataFrame]) -> bool:
     if observations is None and iterations.empty:
         return False
     if observations is None:
-        _draw_phi(figure.subplots(), iterations)
+        draw_phi(figure.subplots(), iterations)
         return True
     fit, residuals, phi = figure.subplots(1, 3, width_ratios=(1.15, 1.0, 1.0))
     weighted = observations[observations["weight"] > 0]
     shown = weighted if len(weighted) else observations
     _draw_one_to_one(fit, shown)
     _draw_residuals(residuals, shown)
-    _draw_phi(phi, iterations)
+    draw_phi(phi, iterations)
     return True
 
 
@@ -78,7 +66,7 @@ def _draw_one_to_one(axes: Axes, observations: pandas.DataFrame) -> None:
     _scatter_groups(axes, observations, "measured", "modelled")
     axes.set(xlim=limits, ylim=limits, aspect="equal", xlabel="measured", ylabel="modelled")
     axes.set_title(f"Fit of {len(observations):,} observations", loc="left")
-    if observations["group"].nunique() <= LEGEND_GROUPS:
+    if observations["group"].nunique() <= _LEGEND_GROUPS:
         axes.legend(loc="upper left", handletextpad=0.2, borderaxespad=0.2)
 
 
@@ -107,123 +95,6 @@ def _scatter_groups(axes: Axes, table: pandas.DataFrame, x: str, y: str) -> None
         )
 
 
-def _draw_phi(axes: Axes, iterations: pandas.DataFrame) -> None:
-    if len(iterations):
-        axes.plot(
-            iterations["number"], iterations["phi"], color=PALETTE[0], marker="o", markersize=4.0
-        )
-        last = iterations.iloc[-1]
-        axes.annotate(
-            f"{last['phi']:.5g}",
-            (last["number"], last["phi"]),
-            textcoords="offset points",
-            xytext=(4, 7),
-            ha="right",
-            fontsize=8.0,
-        )
-    _set_phi_axes(axes, iterations["phi"])
-
-
-def _set_phi_axes(axes: Axes, phi: Any) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-
-    axes.set(xlabel="iteration", ylabel="phi")
-    axes.set_title("Objective function", loc="left")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.margins(x=0.08, y=0.12)
-    positive = [float(value) for value in phi if value > 0]
-    if not positive or len(positive) < len(phi):
-        return
-    axes.set_yscale("log")
-    if max(positive) / min(positive) < 1000:
-        # Decades alone would be too few ticks, or none.
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _draw_ensembles(figure: Figure, tables: dict[str, pandas.DataFrame]) -> bool:
-    fit, phi = figure.subplots(1, 2, width_ratios=(1.7, 1.0))
-    observations = tables["observations"]
-    weighted = observations[observations["weight"] > 0]
-    shown = weighted if len(weighted) else observations
-    count = len(shown)
-    shown = shown.iloc[:: -(-count // POINTS)].reset_index(drop=True)
-    # Lines end where a group does: from one to the next they would mean nothing.
-    starts = [0, *shown.index[shown["group"] != shown["group"].shift()][1:], len(shown)]
-    for which, color in (("prior", GREY), ("posterior", PALETTE[0])):
-        ensemble = tables[f"{which}_observations"][list(shown["name"])].head(LINES).to_numpy()
-        alpha = min(0.9, max(0.06, 8.0 / len(ensemble)))
-        label = f"{which} ensemble ({len(tables[f'{which}_observations'])})"
-        for start, end in pairwise(starts):
-            lines = fit.plot(
-                range(start + 1, end + 1),
-                ensemble[:, start:end].T,
-                color=color,
-                linewidth=0.8,
-                marker="_" if end - start == 1 else "",
-                alpha=alpha,
-                zorder=2,
-            )
-            lines[0].set_label(label if not start else "_")
-    fit.scatter(
-        shown.index + 1, shown["measured"], s=10.0, color=PALETTE[1], zorder=3, label="measured"
-    )
-    _limit_to_posterior(fit, shown, tables)
-    every = "" if count == len(shown) else f", {len(shown):,} of them drawn"
-    fit.set(xlabel=f"observation, in the order of the control file{every}", ylabel="value")
-    fit.set_title(f"Prior and posterior of {count:,} observations", loc="left", pad=22.0)
-    legend = fit.legend(loc="lower left", bbox_to_anchor=(-0.01, 1.0), ncols=3, borderaxespad=0.1)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set_alpha(1.0)
-    _draw_phi_of_realizations(phi, tables)
-    return True
-
-
-def _limit_to_posterior(
-    axes: Axes, shown: pandas.DataFrame, tables: dict[str, pandas.DataFrame]
-) -> None:
-    """Let the axis hold all but the wildest prior values: else they flatten the rest."""
-    names = list(shown["name"])
-    prior, posterior = tables["prior_observations"][names], tables["posterior_observations"][names]
-    low = min(prior.quantile(0.05).min(), posterior.min().min(), shown["measured"].min())
-    high = max(prior.quantile(0.95).max(), posterior.max().max(), shown["measured"].max())
-    margin = 0.05 * (high - low) or 1.0
-    outside = int(((prior < low - margin) | (prior > high + margin)).to_numpy().sum())
-    axes.set_ylim(low - margin, high + margin)
-    if outside:
-        share = 100 * outside / prior.size
-        axes.text(
-            0.995,
-            0.985,
-            f"{share:.2g} % of the prior values are outside the picture",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            fontsize=7.5,
-            color="#6A6A6A",
-        )
-
-
-def _draw_phi_of_realizations(axes: Axes, tables: dict[str, pandas.DataFrame]) -> None:
-    phi = tables.get("phi")
-    if phi is None:
-        _draw_phi(axes, tables["iterations"])
-        return
-    some = phi[phi.columns[:LINES]]
-    alpha = min(0.9, max(0.08, 8.0 / max(1, some.shape[1])))
-    lines = axes.plot(phi.index, some.to_numpy(), color=PALETTE[0], linewidth=0.8, alpha=alpha)
-    lines[0].set_label("realizations")
-    axes.plot(
-        phi.index, phi.mean(axis=1), color=PALETTE[1], marker="o", markersize=4.0, label="mean"
-    )
-    _set_phi_axes(axes, phi.stack())
-    for handle in axes.legend(loc="upper right").legend_handles:
-        if handle is not None:
-            handle.set_alpha(1.0)
-
-
 def _draw_sweep(figure: Figure, table: pandas.DataFrame) -> bool:
     import numpy as np
 
@@ -241,4 +112,40 @@ def _draw_sweep(figure: Figure, table: pandas.DataFrame) -> bool:
     failed = len(table) - len(phi)
     title = f"Objective function of {len(phi):,} runs"
     axes.set_title(f"{title}, {failed:,} failed" if failed else title, loc="left")
+    return True
+
+
+def _draw_sensitivities(figure: Figure, table: pandas.DataFrame) -> bool:
+    """The most sensitive parameters; by Morris, also how far the effect of each varies."""
+    top = table.head(_BARS)[::-1]
+    if top.empty:
+        return False
+    morris = "mean_absolute" in table
+    panels = figure.subplots(1, 2 if morris else 1, squeeze=False)[0]
+    bars = panels[0]
+    places = range(len(top))
+    if morris:
+        bars.barh(places, top["mean_absolute"], height=0.6, color=PALETTE[0])
+        bars.set(xlabel="mean absolute elementary effect on phi")
+        spread = panels[1]
+        spread.scatter(table["mean_absolute"], table["standard_deviation"], s=20.0,
+                       color=PALETTE[0], linewidths=0.0, alpha=0.8)  # fmt: skip
+        for row in table.head(_NAMED).to_dict("records"):
+            spread.annotate(row["name"], (row["mean_absolute"], row["standard_deviation"]),
+                            xytext=(4, 3), textcoords="offset points", fontsize=8.0)  # fmt: skip
+        spread.set(xlabel="mean absolute elementary effect", ylabel="standard deviation")
+        spread.set_title("High: nonlinear, or depends on others", loc="left")
+        spread.margins(0.12)
+        spread.set(xlim=(0.0, None), ylim=(0.0, None))
+    else:
+        bars.barh([p + 0.2 for p in places], top["first_order"], height=0.38, color=PALETTE[4],
+                  label="first order")  # fmt: skip
+        bars.barh([p - 0.2 for p in places], top["total"], height=0.38, color=PALETTE[0],
+                  label="total")  # fmt: skip
+        bars.set(xlabel="Sobol index of phi")
+        bars.legend(loc="lower right")
+    bars.set_yticks(places, list(top["name"]))
+    bars.grid(visible=False, axis="y")
+    which = f"{len(top)} most sensitive of {len(table):,} parameters"
+    bars.set_title(f"Sensitivity: {which}" if len(table) > len(top) else "Sensitivity", loc="left")
     return True

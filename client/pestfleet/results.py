@@ -13,14 +13,19 @@ from typing import TYPE_CHECKING, Any
 from pestfleet.control.model import ControlFile
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.journal import failure_of, read_journal
+from pestfleet.result_files import (
+    Tables,
+    find_home,
+    read_ensembles,
+    read_fit,
+    read_phi_history,
+    read_sensitivities,
+    read_sweep,
+)
 from pestfleet_worker.errors import SessionError
 
 if TYPE_CHECKING:
     import pandas
-
-Tables = dict[str, "pandas.DataFrame"]
-
-_FAILED_VALUE = -1e100  # observation of a failed run in the output of a sweep
 
 
 def read_results(folder: SessionFolder) -> Tables:
@@ -28,28 +33,41 @@ def read_results(folder: SessionFolder) -> Tables:
 
     All engines: `iterations` (number, phi and the engine's detail; number 0: initial values).
 
-    `glm`:
+    `glm`, `pestpp-glm` and others that end with one set of parameters (`beopest`, `pest_hp`,
+    `pestpp-opt`, …):
     `parameters` (name, group, transform, initial, value, lower95, upper95, lower_bound,
     upper_bound) and `observations` (name, group, measured, modelled, residual, weight; residual
     is measured minus modelled).
 
-    `ies`: the same two, where `value` and `modelled` are medians of the last ensemble, and
-    `lower95` and `upper95` its 2.5 and 97.5 percentiles; `prior_parameters`,
-    `posterior_parameters`, `prior_observations`, `posterior_observations` (index: realization)
-    and `phi` (index: iteration; a column for each realization, NaN once it is dropped).
+    `ies`, `pestpp-ies`: the same two, where `value` and `modelled` are medians of the last
+    ensemble, and `lower95` and `upper95` its 2.5 and 97.5 percentiles; observations have `noise`,
+    its standard deviation, too. `prior_parameters`, `posterior_parameters`,
+    `prior_observations`, `posterior_observations` (index: realization); `phi` (index: iteration;
+    a column for each realization, NaN once it is dropped); `forecasts` (name, group, written: the
+    value in the control file, and median, lower95, upper95 of prior and posterior), where the
+    control file names some or has at most three observations without weight.
 
-    `sweep`: `sweep`, the engine's output table; observations of failed runs are NaN.
+    `sweep`, `pestpp-swp`: `sweep`, the engine's output table; observations of failed runs are NaN.
+
+    `pestpp-sen`: `sensitivities`, see `result_files.read_sensitivities`.
     """
     spec = folder.read_spec()
     control = read_control_of(folder, spec)
+    home = find_home(folder.results, folder.case, control.name)
     tables: Tables = {}
-    if spec.engine == "sweep":
-        tables |= _read_sweep(folder, spec, control)
-    elif spec.engine == "ies":
-        tables |= _read_ies(folder, control)
+    if spec.engine in ("sweep", "pestpp-swp"):
+        tables |= read_sweep(home, control, _name_sweep_files(folder, spec, control))
+    elif spec.engine in ("ies", "pestpp-ies"):
+        tables |= read_ensembles(home, control)
+    elif spec.engine == "pestpp-sen":
+        tables |= read_sensitivities(home, control)
     else:
-        tables |= _read_glm(folder, control)
+        tables |= read_fit(home, control)
     tables["iterations"] = read_iterations(folder)
+    if tables["iterations"].empty:
+        history = read_phi_history(home, control)
+        if history is not None:
+            tables["iterations"] = history
     return tables
 
 
@@ -135,129 +153,11 @@ def _read_events(folder: SessionFolder) -> Iterator[dict[str, Any]]:
     return read_journal(folder.journal) if folder.journal.exists() else iter(())
 
 
-def _list_parameters(control: ControlFile) -> pandas.DataFrame:
-    import pandas
-
-    rows = [(p.name, p.group, p.transform, p.initial, p.lower, p.upper) for p in control.parameters]
-    columns = ["name", "group", "transform", "initial", "lower_bound", "upper_bound"]
-    return pandas.DataFrame(rows, columns=columns)
-
-
-def _arrange(parameters: pandas.DataFrame) -> pandas.DataFrame:
-    first = ["name", "group", "transform", "initial", "value", "lower95", "upper95"]
-    return parameters[[*first, "lower_bound", "upper_bound"]]
-
-
-def _read_glm(folder: SessionFolder, control: ControlFile) -> Tables:
-    import pandas
-
-    from pestfleet.files.parameters import read_par
-    from pestfleet.files.residuals import read_residuals
-
-    tables: Tables = {}
-    par, rei, summary = (
-        folder.results / f"{control.name}{suffix}" for suffix in (".par", ".rei", ".par.usum.csv")
-    )
-    if par.exists():
-        parameters = _list_parameters(control)
-        values = {entry.name: entry.value for entry in read_par(par).values}
-        parameters["value"] = parameters["name"].map(values)
-        parameters["lower95"] = parameters["upper95"] = float("nan")
-        if summary.exists():
-            _add_limits(parameters, summary)
-        tables["parameters"] = _arrange(parameters)
-    if rei.exists():
-        rows = [
-            (r.name, r.group, r.measured, r.modelled, r.residual, r.weight)
-            for r in read_residuals(rei)
-        ]
-        columns = ["name", "group", "measured", "modelled", "residual", "weight"]
-        tables["observations"] = pandas.DataFrame(rows, columns=columns)
-    return tables
-
-
-def _add_limits(parameters: pandas.DataFrame, path: Path) -> None:
-    """95 % limits from `<case>.par.usum.csv`, where log-transformed parameters are log10."""
-    import numpy as np
-
-    table = _read_csv(path)
-    table.index = table.index.str.lower()
-    log = (parameters["transform"] == "log").to_numpy()
-    for ours, theirs in (("lower95", "post_lower_bound"), ("upper95", "post_upper_bound")):
-        limits = parameters["name"].map(table[theirs]).to_numpy(dtype=float)
-        with np.errstate(over="ignore"):
-            limits[log] = np.power(10.0, limits[log])
-        parameters[ours] = limits
-
-
-def _read_ies(folder: SessionFolder, control: ControlFile) -> Tables:
-    import pandas
-
-    tables: Tables = {}
-    for what, suffix in (("parameters", "par"), ("observations", "obs")):
-        ensembles = _find_ensembles(folder.results, control.name, suffix)
-        if ensembles:
-            tables[f"prior_{what}"] = _read_csv(ensembles[0])
-            tables[f"posterior_{what}"] = _read_csv(ensembles[-1])
-    if "posterior_parameters" in tables:
-        parameters = _list_parameters(control)
-        _add_quantiles(parameters, tables["posterior_parameters"], "value")
-        tables["parameters"] = _arrange(parameters)
-    if "posterior_observations" in tables:
-        rows = [(o.name, o.group, o.value, o.weight) for o in control.observations]
-        observations = pandas.DataFrame(rows, columns=["name", "group", "measured", "weight"])
-        _add_quantiles(observations, tables["posterior_observations"], "modelled")
-        observations["residual"] = observations["measured"] - observations["modelled"]
-        names = ["name", "group", "measured", "modelled", "residual", "weight"]
-        tables["observations"] = observations[[*names, "lower95", "upper95"]]
-    phi = folder.results / f"{control.name}.phi.actual.csv"
-    if phi.exists():
-        statistics = ["total_runs", "mean", "standard_deviation", "min", "max"]
-        tables["phi"] = _read_csv(phi).drop(columns=statistics, errors="ignore")
-    return tables
-
-
-def _add_quantiles(table: pandas.DataFrame, ensemble: pandas.DataFrame, median: str) -> None:
-    quantiles = ensemble.quantile([0.5, 0.025, 0.975])
-    for column, (_, values) in zip(
-        (median, "lower95", "upper95"), quantiles.iterrows(), strict=True
-    ):
-        table[column] = table["name"].map(values)
-
-
-def _find_ensembles(results: Path, case: str, suffix: str) -> list[Path]:
-    """`<case>.<iteration>.<suffix>.csv` by iteration."""
-    found = {}
-    for path in results.glob(f"*.{suffix}.csv"):
-        label = path.name.removesuffix(f".{suffix}.csv").removeprefix(f"{case}.")
-        if label.isdecimal() or label == "base":
-            found[int(label) if label.isdecimal() else 0] = path
-    return [found[number] for number in sorted(found)]
-
-
-def _read_sweep(folder: SessionFolder, spec: SessionSpec, control: ControlFile) -> Tables:
+def _name_sweep_files(folder: SessionFolder, spec: SessionSpec, control: ControlFile) -> list[str]:
+    """Names that the output of a sweep may have; the engine's own word comes first."""
     names = ("sweep_output_csv_file", "sweep_obs_csv", "sweep_output_file")
     written = [options[name] for options in (spec.options, control.options) for name in names
                if name in options]  # fmt: skip
-    name = read_summary(folder).get("file") or Path((written or ["sweep_out.csv"])[0]).name
-    path = folder.results / name
-    if not path.exists():
-        return {}
-    table = _read_csv(path, index=None)
-    observations = [o.name for o in control.observations]
-    # A chunk that is being written now may end in the middle of a line.
-    table = table[table[observations[-1]].notna()]
-    table[observations] = table[observations].mask(table[observations] == _FAILED_VALUE)
-    return {"sweep": table.reset_index(drop=True)}
-
-
-def _read_csv(path: Path, *, index: int | None = 0) -> pandas.DataFrame:
-    import pandas
-
-    try:
-        return pandas.read_csv(path, index_col=index, float_precision="round_trip")
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise SessionError(
-            f"{path} cannot be read: {error}",
-            remedy="While the session runs, try again; else resume it: the file is made again.",
-        ) from error
+    said = read_summary(folder).get("file")
+    found = [said] if isinstance(said, str) else []
+    return [*found, *(Path(name).name for name in written), "sweep_out.csv"]
