@@ -17,7 +17,10 @@ import pytest
 from source import CLIENT, ROOT, list_files, list_modules, name_module, name_path, run_python
 
 # The only module that may use what POSIX alone has: a local fleet needs Linux, macOS or WSL.
-POSIX_ONLY = {"client/pestfleet/targets/local.py"}
+POSIX_ONLY = {
+    "client/pestfleet/engines/enclosure/helper.py",
+    "client/pestfleet/targets/local.py",
+}
 
 POSIX_MODULES = {
     "crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty",

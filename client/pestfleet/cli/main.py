@@ -16,6 +16,8 @@ COMMANDS = {
     "sessions": "pestfleet.cli.sessions",
     "stop": "pestfleet.cli.stop",
     "logs": "pestfleet.cli.logs",
+    "cache": "pestfleet.cli.cache",
+    "import-parfile": "pestfleet.cli.import_parfile",
     "config": "pestfleet.cli.config",
 }
 

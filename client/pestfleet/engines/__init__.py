@@ -18,8 +18,8 @@ _MODULES = {
         f"pestpp-{kind}": "pestfleet.engines.pestpp"
         for kind in ("glm", "ies", "swp", "sen", "opt", "da", "mou", "sqp")
     },
-    "beopest": "pestfleet.engines.beopest",
-    "pest_hp": "pestfleet.engines.pest_hp",
+    "beopest": "pestfleet.engines.classic",
+    "pest_hp": "pestfleet.engines.classic",
 }
 _AGENTS_ONLY = ("beopest", "pest_hp")
 NAMES = tuple(_MODULES)
