@@ -7,6 +7,7 @@ never knows where the runs are made.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,12 +119,23 @@ class AgentService(Protocol):
     @property
     def slots(self) -> int: ...
 
-    def start(self, command: Sequence[str], *, master_port: int) -> None:
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        master_port: int,
+        connect: Callable[[], socket.socket] | None = None,
+    ) -> None:
         """Start agents in all slots, of workers that come later too.
 
         `command`: words of the agent's command line; `{host}` and `{port}` stand for the
-        address that the agent connects to. `master_port`: where the engine listens on loopback.
+        address that the agent connects to. `master_port`: where the engine listens on loopback;
+        `connect` makes a connection to it where it is not on this machine's own.
         """
+        ...
+
+    def check_stop(self) -> None:
+        """See `RunService.check_stop`."""
         ...
 
     def stop(self) -> None:

@@ -11,33 +11,29 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pestfleet.control.model import ControlFile
-from pestfleet.engines.base import Job, RunService
+from pestfleet.engines.base import Job
 from pestfleet.engines.enclosure import EnclosedEngine, start_enclosed
 from pestfleet.engines.pestpp.control_copy import list_warnings, write_control_copy
-from pestfleet.engines.pestpp.failures import WatchedService
 from pestfleet.engines.pestpp.outcome import Ending, find_unknown_options, summarize
 from pestfleet.engines.pestpp.programs import PROGRAMS, Program, find_program
 from pestfleet.engines.pestpp.progress import OutputParser, PhiReader, Tail
+from pestfleet.engines.pestpp.supply import AgentSupply, GatewaySupply, Supply
 from pestfleet_worker.errors import ConfigurationError
 from pestfleet_worker.slots import prepare_slot
-
-if TYPE_CHECKING:
-    from pestfleet.engines.gateway import Gateway, GatewayEvent
 
 FOLDER = "master"  # of the engine, below the session's results
 OUTPUT = "master.out"  # what it writes to standard output and standard error
 OPEN_OPTIONS = frozenset(("allow_open_port", "i_know_the_port_is_open"))
 POLL = 0.2  # seconds between looks at the engine's files and at a request to stop
 _STOP_FILE = "pest.stp"
-_EVERY_CYCLE = ("-1", "")  # PEST++ manual, "PESTPP-DA": -1 is for all cycles
-_CYCLE_TABLES = frozenset(("da_parameter_cycle_table", "da_observation_cycle_table"))
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Run the PEST++ program `job.engine` to its end; `job.service` makes its runs.
+    """Run the PEST++ program `job.engine` to its end.
+
+    `job.agents` makes its runs where there are any (agent mode), else `job.service`.
 
     `job.options`: `++` options that win over the control file's, and `allow_open_port`.
     Returns the summary of `outcome.summarize`. Raises `ConfigurationError` when the program is
@@ -45,18 +41,19 @@ def run(job: Job) -> dict[str, Any]:
     `check_stop` raises.
     """
     program = PROGRAMS[job.engine]
-    service = job.service
-    if service is None:
-        raise ConfigurationError(
-            f"{job.engine} has nothing that makes its runs",
-            remedy="Run it in queue mode, which is the default.",
-        )
+    supply: Supply
+    if job.agents is not None:
+        supply = AgentSupply(job, job.agents)
+    elif job.service is not None:
+        supply = GatewaySupply(job, job.service)
+    else:
+        raise ConfigurationError(f"{job.engine} has nothing that makes its runs")
     path = find_program(job.engine, case=job.control.path.parent)
     options = {key.replace("-", "_"): value for key, value in job.options.items()}
     allow_open = any([_is_yes(options.pop(name, "")) for name in OPEN_OPTIONS])
     for warning in list_warnings({**job.control.options, **options}):
         job.report.warn(warning)
-    start = _Start(job, program, WatchedService(service), path, options, allow_open)
+    start = _Start(job, program, supply, path, options, allow_open)
     ending = start.run(unknown=frozenset())
     unknown = find_unknown_options(ending)
     if unknown:
@@ -71,7 +68,7 @@ class _Start:
 
     job: Job
     program: Program
-    service: WatchedService
+    supply: Supply
     path: Path
     options: Mapping[str, str]
     allow_open: bool
@@ -94,11 +91,11 @@ class _Start:
         watch = _Watch(job, self.program, folder, output)
         try:
             _tell_enclosure(job, engine)
-            code = _drive(job, self.service, engine, watch)
+            code = _drive(self.supply, engine, watch)
         finally:
             engine.stop()
         watch.look()
-        failures = self.service.failures
+        failures = self.supply.failures
         return Ending(folder, output, code, watch.parser.counts, watch.phi, failures)
 
 
@@ -129,51 +126,22 @@ def make_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {key: text for key, text in environment.items() if not key.startswith("PESTFLEET_")}
 
 
-def has_cycles(control: ControlFile) -> bool:
-    """Do parameters, observations or files come and go with the cycles of pestpp-da?"""
-    if _CYCLE_TABLES & control.options.keys():
-        return True
-    tables = (control.parameter_data, control.observation_data)
-    return any(
-        text.strip() not in _EVERY_CYCLE
-        for table in tables
-        for text in table.get("cycle", {}).values()
-    )
-
-
-def _drive(job: Job, service: RunService, engine: EnclosedEngine, watch: _Watch) -> int:
+def _drive(supply: Supply, engine: EnclosedEngine, watch: _Watch) -> int:
     """Connect the fleet to the engine, and follow it to its end; returns its exit code."""
-    from pestfleet.engines.gateway import Gateway
-
-    if not engine.wait_until_listening(service.check_stop):
+    if not engine.wait_until_listening(supply.check_stop):
         return engine.wait()
-
-    def tell(event: GatewayEvent) -> None:
-        (job.report.note if event.kind == "note" else job.report.warn)(event.text)
-
-    gateway = Gateway(
-        service,
-        connect=engine.connect,
-        on_event=tell,
-        whole_cycles=not has_cycles(job.control),
-    )
-    gateway.start()
+    supply.start(engine)
     try:
-        return _follow(service, engine, gateway, watch)
+        while True:
+            try:
+                return engine.wait(POLL)
+            except subprocess.TimeoutExpired:
+                supply.check()
+                watch.look()
     finally:
         # The engine first: a farewell would make it wait for other agents.
         engine.stop()
-        gateway.stop()
-
-
-def _follow(service: RunService, engine: EnclosedEngine, gateway: Gateway, watch: _Watch) -> int:
-    while True:
-        try:
-            return engine.wait(POLL)
-        except subprocess.TimeoutExpired:
-            service.check_stop()
-            gateway.check()
-            watch.look()
+        supply.stop()
 
 
 class _Watch:
