@@ -22,7 +22,10 @@ PATIENCE = 6
 
 @dataclass(slots=True)
 class WorkerState:
-    """What the desk knows of a worker. `heard`: seconds on the monotonic clock."""
+    """What the desk knows of a worker. `heard`: seconds on the monotonic clock.
+
+    `silence`: seconds without a word from it in which the desk could have heard one.
+    """
 
     name: str
     host: str
@@ -30,6 +33,7 @@ class WorkerState:
     slots: int
     platform: str
     heard: float
+    silence: float = 0.0
     finished: int = 0
     states: tuple[SlotState, ...] = ()
     lost: bool = False
@@ -46,29 +50,30 @@ class DeskEvents:
 
 @dataclass(slots=True)
 class Desk:
-    """Knows the session's workers. `send(worker, message)` answers one of them."""
+    """Knows the session's workers. `send(worker, message)` answers one of them.
+
+    Events are told without the desk's lock: whoever hears them may look at the desk.
+    """
 
     config: RunConfig
     send: Callable[[str, RunConfig | Refusal], object]
     events: DeskEvents
     _workers: dict[str, WorkerState] = field(default_factory=dict)
-    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _departed: set[str] = field(default_factory=set)  # said farewell
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def receive(self, message: Announce | Heartbeat | Farewell) -> None:
         """Take a message from a worker."""
-        with self._lock:
-            if isinstance(message, Announce):
-                self._admit(message)
-                return
-            worker = self._workers.get(message.worker)
-            if worker is None:
-                return  # of a worker that was declared lost; it announces itself again
-            if isinstance(message, Farewell):
-                self._remove(worker, message.reason)
-                return
-            worker.heard = time.monotonic()
-            worker.states = message.slots
-            worker.finished = message.finished
+        if isinstance(message, Announce):
+            self._admit(message)
+        elif isinstance(message, Heartbeat):
+            self._note(message)
+        else:
+            with self._lock:
+                self._departed.add(message.worker)
+                worker = self._workers.pop(message.worker, None)
+            if worker is not None:
+                self.events.left(worker, message.reason)
 
     def _admit(self, message: Announce) -> None:
         if message.digest and message.digest != self.config.case.digest:
@@ -80,30 +85,55 @@ class Desk:
             self.events.refused(message.worker, reason)
             return
         self.send(message.worker, self.config)
-        if message.worker not in self._workers:
-            worker = WorkerState(
-                name=message.worker,
-                host=message.host,
-                process=message.process,
-                slots=message.slots,
-                platform=message.platform,
-                heard=time.monotonic(),
-            )
+        worker = WorkerState(
+            name=message.worker,
+            host=message.host,
+            process=message.process,
+            slots=message.slots,
+            platform=message.platform,
+            heard=time.monotonic(),
+        )
+        with self._lock:
+            self._departed.discard(message.worker)
+            before = self._workers.get(message.worker)
+            if before is not None:  # it came back over a new connection
+                worker.finished, worker.states = before.finished, before.states
             self._workers[message.worker] = worker
+        if before is None:
             self.events.joined(worker)
 
-    def _remove(self, worker: WorkerState, reason: str) -> None:
-        del self._workers[worker.name]
-        self.events.left(worker, reason)
-
-    def drop_silent(self) -> list[WorkerState]:
-        """Forget the workers that have been silent too long; returns them."""
-        limit = time.monotonic() - PATIENCE * self.config.heartbeat
+    def _note(self, message: Heartbeat) -> None:
         with self._lock:
-            silent = [worker for worker in self._workers.values() if worker.heard < limit]
+            if message.worker in self._departed:
+                return  # sent before it left
+            worker = self._workers.get(message.worker)
+            new = worker is None
+            if worker is None:
+                # It was given up too early, or it outlived an earlier master of the session.
+                worker = WorkerState(message.worker, "", 0, len(message.slots), "", 0.0)
+                self._workers[message.worker] = worker
+            worker.heard = time.monotonic()
+            worker.silence = 0.0
+            worker.states = message.slots
+            worker.finished = message.finished
+        if new:
+            self.events.joined(worker)
+
+    def drop_silent(self, elapsed: float) -> list[WorkerState]:
+        """Forget the workers that have been silent too long; returns them.
+
+        `elapsed`: seconds since the last call in which a word of theirs would have been heard.
+        """
+        limit = PATIENCE * self.config.heartbeat
+        with self._lock:
+            for worker in self._workers.values():
+                worker.silence += elapsed
+            silent = [worker for worker in self._workers.values() if worker.silence > limit]
             for worker in silent:
                 worker.lost = True
-                self._remove(worker, f"silent for {PATIENCE * self.config.heartbeat:.0f} s")
+                del self._workers[worker.name]
+        for worker in silent:
+            self.events.left(worker, f"silent for {limit:.0f} s")
         return silent
 
     @property

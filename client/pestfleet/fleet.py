@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,6 +18,7 @@ from kombu import Connection
 from pestfleet.desk import Desk, DeskEvents, WorkerState
 from pestfleet.inbox import Inbox
 from pestfleet_worker.channel import Queues, make_app, pack, pack_run
+from pestfleet_worker.errors import ChannelError
 from pestfleet_worker.messages import (
     Announce,
     Cancel,
@@ -28,12 +30,15 @@ from pestfleet_worker.messages import (
     RunConfig,
     Stop,
 )
-from pestfleet_worker.outbox import Outbox
+from pestfleet_worker.outbox import Outbox, Ticket
 
 logger = logging.getLogger(__name__)
 
 # Runs in the channel at a time; what more there is waits here, where it takes little memory.
 LEAST_IN_CHANNEL, RUNS_A_SLOT = 500, 4
+
+# Seconds without the broker after which the session ends; its finished runs are kept.
+BROKER_PATIENCE = 600.0
 
 OnResult = Callable[[Run, Result], None]
 
@@ -52,10 +57,11 @@ class Fleet:
         self._backlog: deque[Run] = deque()
         self._in_channel: set[int] = set()
         self._next_run = first_run
-        self._connected_before = False
+        self._declared = threading.Event()
+        self._failure: Exception | None = None
         self._outbox = Outbox(url, on_connect=self._declare)
         self.desk = Desk(config, self._send_to_worker, events)
-        self._inbox = Inbox(url, self._queues, self._receive)
+        self._inbox = Inbox(url, self._queues, self._take, declared=self._declared)
         self._closing = threading.Event()
         self._beat_interval = config.heartbeat
         self._beating = threading.Thread(target=self._beat, name="beat", daemon=True)
@@ -69,6 +75,23 @@ class Fleet:
     def outstanding(self) -> int:
         """Runs that were asked for and have no result yet."""
         return len(self._wanted)
+
+    @property
+    def broker_trouble(self) -> tuple[float, str] | None:
+        """For how many seconds the broker has been away, and why; None when it is there."""
+        trouble = self._outbox.trouble
+        return None if trouble is None else (time.monotonic() - trouble[0], trouble[1])
+
+    def check(self) -> None:
+        """Raise what keeps the fleet from ever giving its results, if there is something."""
+        if self._failure is not None:
+            raise self._failure
+        trouble = self.broker_trouble
+        if trouble is not None and trouble[0] > BROKER_PATIENCE:
+            raise ChannelError(
+                f"the broker has been away for {trouble[0]:.0f} s: {trouble[1]}",
+                remedy="Finished runs are kept: resume the session when it is back.",
+            )
 
     def submit(self, parameters: bytes, on_result: OnResult) -> int:
         """Ask for a run; `on_result(run, result)` is called once, from the inbox's thread."""
@@ -108,17 +131,30 @@ class Fleet:
         with self._lock:
             self._wanted.clear()
             self._backlog.clear()
+            self._in_channel.clear()
         self._broadcast(Stop(reason))
         self._inbox.close()
         self._outbox.close()
-        self._delete_queues()
+        if self._outbox.trouble is None:
+            self._delete_queues()
 
-    def _broadcast(self, message: Any) -> None:
-        self._outbox.publish(pack(self._queues.everybody, message, persistent=False))
+    def _broadcast(self, message: Any) -> Ticket:
+        return self._outbox.publish(pack(self._queues.everybody, message, persistent=False))
 
     def _send_to_worker(self, worker: str, message: Any) -> None:
         address = self._queues.address_of_worker(worker)
         self._outbox.publish(pack(address, message, persistent=False))
+
+    def _take(self, message: Any) -> None:
+        try:
+            self._receive(message)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Keep what went wrong in a thread of ours for `check`, which the engine's thread calls."""
+        logger.exception("the fleet failed")
+        self._failure = self._failure or error
 
     def _receive(self, message: Any) -> None:
         if isinstance(message, Result):
@@ -135,29 +171,40 @@ class Fleet:
             logger.error("the desk got a %s message", message.kind)
 
     def _beat(self) -> None:
+        before, beat = time.monotonic(), self._broadcast(MasterBeat())
         while not self._closing.wait(self._beat_interval):
-            self._broadcast(MasterBeat())
-            self.desk.drop_silent()
+            # Neither our own sleep nor the broker's may count as the workers' silence.
+            now = time.monotonic()
+            elapsed, before = min(now - before, 2 * self._beat_interval), now
+            heard = beat.wait(0) and self._inbox.listening
+            try:
+                if heard:
+                    self.desk.drop_silent(elapsed)
+                if beat.wait(0):
+                    beat = self._broadcast(MasterBeat())
+            except Exception as error:
+                self._fail(error)
 
     def _declare(self, connection: Connection) -> None:
         """Make the queues; at first empty them, later notice a broker that has lost them."""
-        lost = self._connected_before and not self._is_declared(connection)
+        lost = self._declared.is_set() and not self._is_declared(connection)
         channel = connection.channel()
         for queue in (self._queues.runs, self._queues.results, self._queues.desk):
             queue(channel).declare()
-            if not self._connected_before:
+            if not self._declared.is_set():
                 # Left by a master that died; the runs are asked for again, under new ids.
                 queue(channel).purge()
         self._queues.control(channel).declare()
         channel.close()
-        self._connected_before = True
+        self._declared.set()
         if lost:
             self._publish_again()
 
     def _is_declared(self, connection: Connection) -> bool:
         channel = connection.channel()
         try:
-            self._queues.runs(channel).queue_declare(passive=True)
+            # Workers that came back before us have made other queues anew; nobody makes this one.
+            self._queues.results(channel).queue_declare(passive=True)
         except connection.channel_errors:
             return False
         channel.close()
@@ -165,21 +212,20 @@ class Fleet:
 
     def _publish_again(self) -> None:
         with self._lock:
-            wanted = [self._wanted[run][0] for run in self._in_channel]
+            wanted = [self._wanted[run][0] for run in sorted(self._in_channel)]
         logger.warning("the broker has lost its queues; %d runs are sent again", len(wanted))
         for run in wanted:
             self._outbox.publish(pack_run(self._app, run))
 
     def _delete_queues(self) -> None:
-        connection = self._app.connection_for_write()
         try:
-            with connection:
+            with self._app.connection_for_write() as connection:
                 connection.connect()
                 channel = connection.channel()
                 for queue in (self._queues.runs, self._queues.results, self._queues.desk):
                     queue(channel).delete()
                 self._queues.control(channel).delete()
-        except (*connection.recoverable_connection_errors, *connection.channel_errors) as error:
+        except Exception as error:  # the session is over all the same
             logger.warning("the session's queues stay until the broker expires them: %s", error)
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -23,6 +24,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pestfleet_worker.errors import ConfigurationError, SessionError
+
+LOCK_PATIENCE = 2.0  # seconds; who only looks whether there is a master holds the lock a moment
+FRESH = 10.0  # seconds; a state.json that is older is not of a master that runs
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
@@ -80,9 +84,13 @@ class SessionFolder:
                 remedy=f"Go on with it (pestfleet resume {spec.session}), or choose another id.",
             ) from None
         except OSError as error:
-            raise SessionError(f"the session's folder cannot be made: {error}") from error
-        self.results.mkdir()
-        _replace(self.path / "session.json", asdict(spec))
+            raise _cannot_write(self.path, error) from error
+        try:
+            self.results.mkdir()
+            _replace(self.path / "session.json", asdict(spec))
+        except OSError as error:
+            shutil.rmtree(self.path, ignore_errors=True)  # the id stays free
+            raise _cannot_write(self.path, error) from error
 
     def read_spec(self) -> SessionSpec:
         """Raises `SessionError` when this is not a session's folder."""
@@ -97,12 +105,14 @@ class SessionFolder:
     def acquire(self) -> None:
         """Become the session's master. Raises `SessionError` when it has one."""
         try:
-            self._lock.acquire(blocking=False)
+            self._lock.acquire(timeout=LOCK_PATIENCE)
         except Timeout:
             raise SessionError(
                 f"session {self.name} is running",
                 remedy=f"See pestfleet status {self.name}; end it with pestfleet stop {self.name}.",
             ) from None
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
         (self.path / "stop").unlink(missing_ok=True)
 
     def release(self) -> None:
@@ -116,11 +126,23 @@ class SessionFolder:
             probe.acquire(blocking=False)
         except Timeout:
             return True
+        except OSError:  # not ours to lock: another user's, or a disk that cannot be written
+            return self._state_age() < FRESH
         probe.release()
         return False
 
+    def _state_age(self) -> float:
+        try:
+            return time.time() - (self.path / "state.json").stat().st_mtime
+        except OSError:
+            return FRESH
+
     def request_stop(self) -> None:
-        (self.path / "stop").touch()
+        """Raises `SessionError` where the folder cannot be written."""
+        try:
+            (self.path / "stop").touch()
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
 
     @property
     def stop_requested(self) -> bool:
@@ -168,6 +190,13 @@ def find_session(root: Path, name: str | None) -> SessionFolder:
     )
 
 
+def _cannot_write(path: Path, error: OSError) -> SessionError:
+    return SessionError(
+        f"the session's folder {path} cannot be written: {error.strerror or error}",
+        remedy="Check the space and the permissions there, or name another with --sessions.",
+    )
+
+
 def _age_key(path: Path) -> float:
     return (path / "session.json").stat().st_mtime
 
@@ -175,7 +204,12 @@ def _age_key(path: Path) -> float:
 def _replace(path: Path, content: dict[str, Any]) -> None:
     """Write JSON so that a reader sees the old file or the new one, never half of it."""
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(content, indent=1, ensure_ascii=False)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half of it, on a full disk
+        raise
     for attempt in range(5):
         try:
             temporary.replace(path)

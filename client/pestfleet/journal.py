@@ -12,7 +12,9 @@ Events (`event`; every one has `time`, seconds since 1970):
 from __future__ import annotations
 
 import base64
+import binascii
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pestfleet_worker.messages import Failure, Result, Run
+
+logger = logging.getLogger(__name__)
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -64,8 +68,12 @@ class Journal:
         )
 
     def close(self) -> None:
+        """Close the file, whatever becomes of what a full disk did not take."""
         with self._lock:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as error:
+                logger.error("the journal's last lines are lost: %s", error)
 
 
 def read_journal(path: Path) -> Iterator[dict[str, Any]]:
@@ -82,11 +90,15 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_finished_runs(path: Path) -> dict[bytes, bytes]:
     """Parameters -> observations of every run that the journal has as successful."""
-    return {
-        _from_text(event["parameters"]): _from_text(event["observations"])
-        for event in read_journal(path)
-        if event["event"] == "run" and "observations" in event
-    }
+    finished: dict[bytes, bytes] = {}
+    for event in read_journal(path):
+        if event["event"] == "run" and "observations" in event:
+            try:
+                parameters = _from_text(event["parameters"])
+                finished[parameters] = _from_text(event["observations"])
+            except (KeyError, TypeError, binascii.Error):
+                logger.warning("a damaged run in %s is made again", path)
+    return finished
 
 
 def failure_of(event: dict[str, Any]) -> Failure:
@@ -99,4 +111,4 @@ def _to_text(vector: bytes) -> str:
 
 
 def _from_text(text: str) -> bytes:
-    return base64.b64decode(text)
+    return base64.b64decode(text, validate=True)

@@ -20,18 +20,21 @@ from pestfleet.fleet import Fleet
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.journal import Journal, read_finished_runs, read_journal
 from pestfleet.ledger import Counts, RunLedger
+from pestfleet.lobby import check_broker
 from pestfleet.runner import Batch, FleetRunner
 from pestfleet.targets import make_target
 from pestfleet.targets.base import FleetPlan, Target
-from pestfleet_worker.errors import Interrupted, PestfleetError
+from pestfleet_worker.errors import Interrupted, PestfleetError, SessionError
 from pestfleet_worker.messages import Limits, RunConfig
-from pestfleet_worker.slots import prepare_slot
+from pestfleet_worker.slots import MARKER, prepare_slot
 
 logger = logging.getLogger(__name__)
 
 HEARTBEAT = 2.0  # seconds between the heartbeats of a worker
 MASTER_TIMEOUT = {True: 12.0, False: 120.0}  # own broker: it ends with the master
 STATE_INTERVAL = 0.5  # seconds between two states on disk
+BROKER_SILENCE = 5.0  # seconds without the broker after which the user is told
+NO_WORKERS = 30.0  # seconds without any worker after which the user is told
 
 OnEvent = Callable[[dict[str, Any]], None]
 
@@ -69,6 +72,8 @@ class Master:
         self._runner: FleetRunner | None = None
         self._target: Target | None = None
         self._iteration: dict[str, Any] = {}
+        self._broker_away = False
+        self._workers_seen = time.monotonic()
 
     def interrupt(self) -> None:
         """Ask the session to stop, from any thread."""
@@ -79,10 +84,18 @@ class Master:
         self._folder.acquire()
         with ExitStack() as stack:
             stack.callback(self._folder.release)
-            self._log_to_folder(stack)
-            finished, first_run = self._read_past()
-            self._journal = stack.enter_context(_closing(Journal(self._folder.journal)))
-            self._tell("start", session=self._spec.session, known_runs=len(finished))
+            try:
+                self._log_to_folder(stack)
+                finished, first_run = self._read_past()
+                self._journal = stack.enter_context(_closing(Journal(self._folder.journal)))
+                self._tell(
+                    "start",
+                    session=self._spec.session,
+                    known_runs=len(finished),
+                    first_run=first_run,
+                )
+            except OSError as error:
+                raise self._make_unwritable(error) from error
             try:
                 with self._keep_state():
                     summary = self._calibrate(finished, first_run)
@@ -90,6 +103,9 @@ class Master:
                 return self._end("stopped", error=self._make_interrupted())
             except PestfleetError as error:
                 return self._end("failed", error=error)
+            except OSError as error:
+                logger.exception("the session ended by an error of the system")
+                return self._end("failed", error=self._make_unwritable(error))
             except BaseException:
                 logger.exception("the session ended by a defect")
                 self._end("failed", error=PestfleetError("a defect in pestfleet; see master.log"))
@@ -133,23 +149,28 @@ class Master:
         """Runs that an earlier master of this session finished, and the next free run id."""
         if not self._folder.journal.exists():
             return {}, 1
-        last = max(
-            (
-                event["id"]
-                for event in read_journal(self._folder.journal)
-                if event["event"] == "run"
-            ),
-            default=0,
-        )
+        last = 0
+        for event in read_journal(self._folder.journal):
+            handed_out = event.get({"run": "id", "start": "first_run"}.get(event["event"], ""))
+            if isinstance(handed_out, int):
+                last = max(last, handed_out)
         # Ids that were handed out but not answered may still come back; stay clear of them.
         return read_finished_runs(self._folder.journal), last + 1_000_000
 
     def _calibrate(self, finished: dict[bytes, bytes], first_run: int) -> dict[str, Any]:
         spec, folder = self._spec, self._folder
         if not folder.case.exists():
-            prepare_slot(Path(spec.control_file).parent, folder.case)
+            draft = folder.path / "case.draft"  # a copy that was not finished must not be taken
+            prepare_slot(Path(spec.control_file).parent, draft)
+            (draft / MARKER).unlink()  # no part of the case, and of its digest
+            draft.replace(folder.case)
         case = Case.read(folder.case / Path(spec.control_file).name)
+        if finished and case.digest != spec.digest:
+            finished.clear()
+            self.warn(f"{folder.case} is not as it was: its runs of before do not count")
         with ExitStack() as stack:
+            if self._broker_url:
+                check_broker(self._broker_url, spec.session)
             url = self._broker_url or self._start_broker(stack)
             config = RunConfig(
                 session=spec.session,
@@ -170,7 +191,7 @@ class Master:
                 case.spec,
                 self._journal,
                 finished=finished,
-                check_stop=lambda: self._check_stop(target),
+                check_stop=lambda: self._check_stop(target, fleet),
             )
             runner = self._runner = FleetRunner(ledger, case.control, on_batch=self._on_batch)
             self._tell("engine-started", engine=spec.engine)
@@ -202,10 +223,36 @@ class Master:
         target.launch()
         return target
 
-    def _check_stop(self, target: Target) -> None:
+    def _check_stop(self, target: Target, fleet: Fleet) -> None:
         if self._interrupted.is_set() or self._folder.stop_requested:
             raise self._make_interrupted()
+        if not self._folder.path.is_dir():
+            raise SessionError(f"the session's folder {self._folder.path} has vanished")
         target.check()
+        fleet.check()
+        self._watch_broker(fleet)
+        now = time.monotonic()
+        if fleet.slots:
+            self._workers_seen = now
+        elif now - self._workers_seen > NO_WORKERS:
+            self._workers_seen = now
+            self.warn(f"no worker is there for {NO_WORKERS:.0f} s; see their logs (pestfleet logs)")
+
+    def _watch_broker(self, fleet: Fleet) -> None:
+        trouble = fleet.broker_trouble
+        if trouble is None and self._broker_away:
+            self._broker_away = False
+            self.note("the broker is there again")
+        elif trouble is not None and trouble[0] > BROKER_SILENCE and not self._broker_away:
+            self._broker_away = True
+            self.warn(f"the broker does not answer, trying again: {trouble[1]}")
+
+    def _make_unwritable(self, error: OSError) -> SessionError:
+        return SessionError(
+            f"session {self._folder.name} cannot go on: {error}",
+            remedy="Check the space and the permissions there, then: pestfleet resume "
+            f"{self._folder.name}",
+        )
 
     def _make_interrupted(self) -> Interrupted:
         name = self._folder.name
@@ -222,15 +269,18 @@ class Master:
         error: PestfleetError | None = None,
     ) -> Outcome:
         self._state = state
-        self._tell(
-            "end",
-            state=state,
-            summary=summary or {},
-            error=error.message if error else "",
-            exit_code=error.exit_code if error else 0,
-        )
         self._fleet = None
-        self._folder.write_state(self.snapshot())
+        try:
+            self._tell(
+                "end",
+                state=state,
+                summary=summary or {},
+                error=error.message if error else "",
+                exit_code=error.exit_code if error else 0,
+            )
+            self._folder.write_state(self.snapshot())
+        except OSError as unwritable:  # it must not hide how the session ended
+            logger.error("the end of the session cannot be written: %s", unwritable)
         return Outcome(self._folder, summary or {}, error)
 
     # -- the engine's report -------------------------------------------------------------------
@@ -272,7 +322,10 @@ class Master:
 
     def _show(self, event: str, **fields: Any) -> None:
         if self._on_event is not None:
-            self._on_event({"time": time.time(), "event": event, **fields})
+            try:
+                self._on_event({"time": time.time(), "event": event, **fields})
+            except Exception:  # a display that fails must not end a session of hours
+                logger.exception("the event %s could not be shown", event)
 
     @contextmanager
     def _keep_state(self) -> Iterator[None]:
@@ -282,7 +335,7 @@ class Master:
             while not over.wait(STATE_INTERVAL):
                 try:
                     self._folder.write_state(self.snapshot())
-                except OSError as error:
+                except Exception as error:  # the next one may do
                     logger.warning("state.json cannot be written: %s", error)
 
         self._folder.write_state(self.snapshot())
@@ -299,10 +352,12 @@ class Master:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
         for name in ("pestfleet", "pestfleet_worker"):
             log = logging.getLogger(name)
+            stack.callback(log.removeHandler, handler)
+            stack.callback(setattr, log, "propagate", log.propagate)
+            stack.callback(log.setLevel, log.level)
             log.setLevel(logging.INFO)
             log.propagate = False  # the terminal has the progress display
             log.addHandler(handler)
-            stack.callback(log.removeHandler, handler)
         stack.callback(handler.close)
 
 

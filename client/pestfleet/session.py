@@ -8,6 +8,8 @@ session.results()["parameters"]
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -63,8 +65,8 @@ class Session:
 
     def status(self) -> dict[str, Any]:
         """How far the session is; `state` is running, finished, stopped, failed or died."""
+        running = self.folder.running  # first: a master writes its last state, then it goes
         state = self.folder.read_state()
-        running = self.folder.running
         if not running and state.get("state", "running") == "running":
             state["state"] = "died"
         return {"session": self.name, **state}
@@ -151,7 +153,8 @@ def create_session(
     for problem in problems:
         if on_problem is not None:
             on_problem(problem)
-    name = session or f"{checked.control.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    _refuse_root_in_case(Path(root), checked.folder)
+    name = session or _make_name(checked.name, Path(root))
     folder = SessionFolder(Path(root) / name)
     folder.create(
         SessionSpec(
@@ -175,6 +178,27 @@ def create_session(
         )
     )
     return Session(folder)
+
+
+def _make_name(case: str, root: Path) -> str:
+    """An id that is free: what an id can have of the case's name, and the time."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", case).strip("-._")[:40] or "case"
+    name = f"{plain}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (f"{name}-{number}" for number in itertools.count(2))
+    return next(free for free in itertools.chain([name], others) if not (root / free).exists())
+
+
+def _refuse_root_in_case(root: Path, case: Path) -> None:
+    """Sessions in the case folder would be copied with it into every slot, and into each other."""
+    root, case = root.resolve(), case.resolve()
+    if root != case and case not in root.parents:
+        return
+    within = root.relative_to(case).parts
+    if DEFAULT_ROOT.name not in within:
+        raise ConfigurationError(
+            f"the folder for sessions, {root}, is in the case folder and would be part of it",
+            remedy=f"Choose one outside, or one named {DEFAULT_ROOT.name}, which is left out.",
+        )
 
 
 def run(

@@ -17,7 +17,7 @@ import uuid
 from pathlib import Path
 
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
-from pestfleet_worker.worker import MASTER_GONE, SENT_AWAY, Worker
+from pestfleet_worker.worker import MASTER_GONE, REFUSED, SENT_AWAY, Worker
 
 
 def main() -> None:
@@ -41,7 +41,8 @@ def main() -> None:
             source=arguments.case,
         )
     except PestfleetError as error:
-        sys.exit(f"pestfleet-worker: {error}")
+        print(f"pestfleet-worker: {error}", file=sys.stderr)
+        sys.exit(REFUSED)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: worker.leave(SENT_AWAY, "told to stop by a signal"))
     if arguments.with_parent:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
-from kombu import Exchange, Queue, binding
+from kombu import Connection, Exchange, Queue, binding
 from kombu.serialization import dumps
 
 from pestfleet_worker.messages import Run, encode
@@ -151,3 +151,13 @@ def pack_run(app: Celery, run: Run) -> Parcel:
     content_type, content_encoding, body = dumps(task.body, serializer="msgpack")
     queue = app.conf.task_default_queue
     return Parcel(Address("", queue), body, content_type, content_encoding, task.headers)
+
+
+def connect(connection: Connection) -> None:
+    """Connect now, or raise what hinders; each host of the URL is tried, without a pause."""
+    connection.ensure_connection(
+        max_retries=max(1, len(connection.alt)),
+        interval_start=0,
+        interval_step=0,
+        reraise_as_library_errors=False,
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from celery.bootsteps import ConsumerStep
 from kombu import Connection, Consumer
 
-from pestfleet_worker.channel import CONTENT_TYPE, Queues
+from pestfleet_worker.channel import CONTENT_TYPE, Queues, connect
 from pestfleet_worker.errors import ConfigurationError
 from pestfleet_worker.messages import MessageError, Refusal, RunConfig, Stop, decode
 
@@ -58,10 +58,11 @@ def await_run_config(
         ):
             answers.append(message)
 
+    pause = ANNOUNCE_FIRST
     while not leaving.is_set():
         connection = Connection(url, connect_timeout=5)
         try:
-            connection.connect()
+            connect(connection)
             with connection, _make_consumer(connection.channel(), queues, name, on_message):
                 patience = ANNOUNCE_FIRST
                 while not leaving.is_set():
@@ -72,9 +73,10 @@ def await_run_config(
                         patience = min(2 * patience, ANNOUNCE_LAST)
                     if answers:
                         return answers[0]
-        except (*connection.recoverable_connection_errors, *connection.channel_errors) as error:
+        except (*connection.connection_errors, *connection.channel_errors) as error:
             logger.warning("the broker does not answer, trying again: %s", error)
-            leaving.wait(0.5)
+            leaving.wait(pause)
+            pause = min(2 * pause, ANNOUNCE_LAST)
     return None
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from kombu import Connection
 
-from pestfleet_worker.channel import HEARTBEAT, Parcel
+from pestfleet_worker.channel import HEARTBEAT, Parcel, connect
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Outbox:
         self._unconfirmed: dict[int, Ticket] = {}
         self._next_tag = 1
         self._failures = 0  # since the broker last confirmed something
+        self._trouble: tuple[float, str] | None = (time.monotonic(), "not connected yet")
         self._connection: Connection | None = None
         self._channel: Any = None
         self._closing = threading.Event()
@@ -75,6 +76,11 @@ class Outbox:
         self._waiting.append(ticket)
         self._wake()
         return ticket
+
+    @property
+    def trouble(self) -> tuple[float, str] | None:
+        """Since when (monotonic clock) there is no connection, and why; None when there is one."""
+        return self._trouble
 
     def close(self, *, timeout: float = 5.0) -> bool:
         """Send what waits, then end. False when something is still unconfirmed."""
@@ -94,12 +100,16 @@ class Outbox:
             try:
                 self._connect()
                 self._exchange()
-            except self._connection_errors as error:
-                logger.warning("outbox: connection lost, trying again: %s", error)
+            except Exception as error:  # whatever it is: what waits must be sent one day
+                expected = isinstance(error, self._connection_errors)
+                logger.warning("outbox: connection lost, trying again: %s", error,
+                               exc_info=not expected)  # fmt: skip
                 self._disconnect()
+                since = self._trouble[0] if self._trouble else time.monotonic()
+                self._trouble = (since, str(error) or type(error).__name__)
                 if self._closing.is_set() and self._failures >= LAST_TRIES:
                     break
-                self._closing.wait(min(RETRY_FIRST * 2**self._failures, RETRY_LAST))
+                self._closing.wait(min(RETRY_FIRST * 2 ** min(self._failures, 10), RETRY_LAST))
                 self._failures += 1
         self._disconnect()
         self._wake_reader.close()
@@ -109,8 +119,7 @@ class Outbox:
     def _connection_errors(self) -> tuple[type[BaseException], ...]:
         recoverable: tuple[type[BaseException], ...] = (OSError,)
         if self._connection is not None:
-            recoverable += self._connection.recoverable_connection_errors
-            recoverable += self._connection.recoverable_channel_errors
+            recoverable += self._connection.connection_errors
             recoverable += self._connection.channel_errors
         return recoverable
 
@@ -118,7 +127,7 @@ class Outbox:
         self._connection = Connection(
             self._url, heartbeat=self._heartbeat, connect_timeout=5, transport_options={}
         )
-        self._connection.connect()
+        connect(self._connection)
         if self._on_connect is not None:
             self._on_connect(self._connection)
         self._channel = self._connection.channel()
@@ -128,9 +137,15 @@ class Outbox:
         self._next_tag = 1
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         self._waiting.extendleft(reversed(unconfirmed.values()))
+        self._trouble = None
 
     def _disconnect(self) -> None:
-        connection, self._connection, self._channel = self._connection, None, None
+        connection, self._connection = self._connection, None
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            # Closing reads on, and the broker confirms also what it has returned before.
+            channel.events["basic_ack"].discard(self._on_ack)
+            channel.events["basic_nack"].discard(self._on_nack)
         if connection is not None:
             try:
                 connection.close()
@@ -194,8 +209,9 @@ class Outbox:
             ticket.confirm()
 
     def _on_nack(self, delivery_tag: int, multiple: bool) -> None:
-        logger.warning("outbox: the broker refused a message, sending it again")
         self._waiting.extendleft(reversed(self._take(delivery_tag, multiple=multiple)))
+        # Sent again after a pause, as after a lost connection: it may refuse for a while.
+        raise ConnectionError("the broker refused a message")
 
     def _take(self, delivery_tag: int, *, multiple: bool) -> list[Ticket]:
         if not multiple:

@@ -41,12 +41,12 @@ from pestfleet_worker.messages import (
 from pestfleet_worker.outbox import Outbox
 from pestfleet_worker.processes import Guardian
 from pestfleet_worker.runs import Slot
-from pestfleet_worker.slots import remove_slot
 
 logger = logging.getLogger(__name__)
 
 # Exit codes of a worker; docs/exit-codes.md says what a target does with each.
 SESSION_OVER = 0
+BROKEN = 1
 REFUSED = 10
 MASTER_GONE = 11
 SENT_AWAY = 12
@@ -68,9 +68,12 @@ class Worker:
         digest: str = "",
         source: Path | None = None,
     ) -> None:
+        if slots < 1:
+            raise ConfigurationError(f"a worker has at least 1 slot, not {slots}")
         self.name = name
         # Of this process alone: what carries it is killed when the process is gone.
-        self._mark = f"{session}/{name}/{uuid.uuid4().hex}"
+        self._process = uuid.uuid4().hex
+        self._mark = f"{session}/{name}/{self._process}"
         self._url = url
         self._session = session
         self._queues = Queues(session)
@@ -95,21 +98,26 @@ class Worker:
         try:
             with closing(Guardian.start(self._mark)):
                 config = self._announce_until_configured()
-                if config is None:
-                    return self._exit_code or SESSION_OVER
-                self._prepare_slots(config)
-                self._serve_runs(config)
+                if config is not None:
+                    self._prepare_slots(config)
+                    self._serve_runs(config)
         except PestfleetError as error:
             self._say_farewell(error.message)
             logger.error("%s", error)
-            return REFUSED
+            self._exit_code = REFUSED
+        except Exception as error:
+            self._say_farewell(f"{type(error).__name__}: {error}")
+            # The last line is what a target shows.
+            logger.exception("the worker is broken")
+            logger.error("%s: %s", type(error).__name__, error)
+            self._exit_code = BROKEN
         finally:
             self._leaving.set()
             self._ended.set()
             self._outbox.close(timeout=LAST_WORDS)
-            for number in range(self._slot_count):
-                remove_slot(self._directory_of(number))
-        return self._exit_code or SESSION_OVER
+            self._remove_slots()
+        # Only the end of the session may look like success: a target replaces the others.
+        return BROKEN if self._exit_code is None else self._exit_code
 
     def leave(self, exit_code: int, reason: str) -> None:
         """End the worker, from any thread: runs in hand are given back to the fleet."""
@@ -163,13 +171,21 @@ class Worker:
                 limits=config.limits,
                 worker_id=self._mark,
             )
+            self._slots.append(slot)  # first: what a failure leaves half made is removed too
             slot.prepare()
-            self._slots.append(slot)
             self._free.put(number)
 
     def _directory_of(self, slot: int) -> Path:
-        # Side by side: all slots in a scratch folder share the case's big files.
-        return self._scratch / f"{self.name}-{slot}"
+        # Side by side: all slots in a scratch folder share the case's big files. Of this process
+        # alone: a worker of the same name may still be on its way out, or of another session.
+        return self._scratch / f"{self.name}-{self._process[:8]}-{slot}"
+
+    def _remove_slots(self) -> None:
+        for slot in self._slots:
+            try:
+                slot.close()
+            except OSError as error:  # a process that does not end in time still writes there
+                logger.warning("%s stays: %s", slot.directory, error)
 
     # -- making runs ---------------------------------------------------------------------------
 
@@ -228,7 +244,9 @@ class Worker:
                 failure = Failure("worker-error", f"{type(error).__name__}: {error}")
             finally:
                 del self._running[number]
-            if self._leaving.is_set() and failure is not None:
+            # "Cancelled" may have been meant for the run that was in this slot a moment before.
+            unmade = failure is not None and failure.reason == "cancelled"
+            if failure is not None and (self._leaving.is_set() or unmade):
                 self._give_back(app, run)
             else:
                 self._answer(run, number, seconds, observations, failure)
@@ -265,6 +283,13 @@ class Worker:
             self.leave(SESSION_OVER, message.reason)
 
     def _keep_pulse(self, config: RunConfig) -> None:
+        try:
+            self._beat(config)
+        except Exception as error:  # without a pulse nobody would end this worker
+            logger.exception("the pulse stopped")
+            self.leave(BROKEN, f"{type(error).__name__}: {error}")
+
+    def _beat(self, config: RunConfig) -> None:
         before = time.monotonic()
         while not self._leaving.wait(config.heartbeat):
             now = time.monotonic()

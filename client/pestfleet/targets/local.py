@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 import threading
 import time
+import zlib
 from pathlib import Path
 
 from pestfleet.targets.base import FleetPlan
@@ -43,12 +46,17 @@ class LocalTarget:
     def __init__(self, plan: FleetPlan) -> None:
         self._plan = plan
         self._logs = plan.folder / "logs"
+        # Other sessions may use the same scratch folder, and their workers have the same names.
+        place = zlib.crc32(str(plan.folder.resolve()).encode())
+        self._scratch = plan.scratch / f"pestfleet-{plan.session}-{place:08x}"
         self._seats: list[_Seat] = []
         self._lock = threading.Lock()
         self._trouble = ""
 
     def describe(self) -> list[str]:
-        return [" ".join(self._command(_Seat(number + 1))) for number in range(self._plan.workers)]
+        return [
+            shlex.join(self._command(_Seat(number + 1))) for number in range(self._plan.workers)
+        ]
 
     def launch(self) -> None:
         if os.name == "nt":
@@ -56,7 +64,13 @@ class LocalTarget:
                 "the local target runs workers with Linux or macOS means, not on Windows",
                 remedy="Run pestfleet inside WSL, or choose another target with --on.",
             )
-        self._logs.mkdir(parents=True, exist_ok=True)
+        try:
+            self._logs.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TargetError(
+                f"the folder for the workers' logs cannot be made: {error}"
+            ) from error
+        shutil.rmtree(self._scratch, ignore_errors=True)  # of a master that was killed
         self.scale(self._plan.workers)
 
     def check(self) -> None:
@@ -98,6 +112,7 @@ class LocalTarget:
                 seat.process.kill()
             if seat.thread is not None:
                 seat.thread.join(1.0)
+        shutil.rmtree(self._scratch, ignore_errors=True)  # what killed workers have left
 
     def _dismiss(self, seat: _Seat) -> None:
         seat.closing.set()
@@ -111,11 +126,17 @@ class LocalTarget:
             "--session", plan.session,
             "--name", _worker_name(seat),
             "--slots", str(plan.slots),
-            "--scratch", str(plan.scratch),
+            "--scratch", str(self._scratch),
             "--with-parent",
         ]  # fmt: skip
 
     def _keep(self, seat: _Seat) -> None:
+        try:
+            self._keep_worker(seat)
+        except OSError as error:
+            self._trouble = f"worker {seat.name} could not be started: {error}"
+
+    def _keep_worker(self, seat: _Seat) -> None:
         """Keep a worker in the seat until it is dismissed or there is no point in it."""
         early_ends = 0
         while not seat.closing.is_set():
@@ -135,19 +156,15 @@ class LocalTarget:
         seat.starts += 1
         environment = {**os.environ, "PESTFLEET_BROKER": self._plan.broker_url}
         with (self._logs / f"{seat.name}.log").open("ab") as log:
-            try:
-                seat.process = subprocess.Popen(
-                    self._command(seat),
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    # Ctrl-C in the terminal is the master's matter.
-                    start_new_session=True,
-                )
-            except OSError as error:
-                self._trouble = f"worker {seat.name} could not be started: {error}"
-                return REFUSED
+            seat.process = subprocess.Popen(
+                self._command(seat),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                # Ctrl-C in the terminal is the master's matter.
+                start_new_session=True,
+            )
         if seat.closing.is_set():
             self._dismiss(seat)
         return seat.process.wait()

@@ -1,0 +1,187 @@
+"""A worker's decisions about runs and exit codes, without a broker."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pestfleet_worker import worker as worker_module
+from pestfleet_worker.channel import make_app
+from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.messages import (
+    CaseSpec,
+    Failure,
+    Farewell,
+    Limits,
+    Result,
+    Run,
+    RunConfig,
+    Stop,
+    decode,
+)
+from pestfleet_worker.runs import Outcome
+from pestfleet_worker.worker import BROKEN, REFUSED, SENT_AWAY, SESSION_OVER, Worker
+
+SPEC = CaseSpec("case", "d", ("p",), ("o",), (), (), ("./model",))
+CONFIG = RunConfig("s", "queue", SPEC, Limits(), "/case", heartbeat=1.0, master_timeout=5.0)
+RUN = Run(7, bytes(8))
+
+
+class FakeOutbox:
+    """Takes every parcel and confirms it."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.said: list[Any] = []
+
+    def publish(self, parcel: Any) -> Any:
+        is_ours = parcel.content_type == "application/x-pestfleet"
+        self.said.append(decode(parcel.body) if is_ours else "run")
+        return SimpleNamespace(wait=lambda timeout: True)
+
+    def close(self, *, timeout: float) -> bool:
+        return True
+
+
+class FakeSlot:
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.directory = Path("slot")
+
+    def execute(self, parameters: bytes) -> Outcome:
+        return self.outcome
+
+    def cancel(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        raise OSError("a process still writes there")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
+    monkeypatch.setattr(worker_module, "Outbox", FakeOutbox)
+    worker = Worker("amqp://host//", "s", name="w", slots=1, scratch=tmp_path)
+    worker._outbox = FakeOutbox()  # type: ignore[assignment]
+    return worker
+
+
+def make_run(
+    worker: Worker, outcome: Outcome | None = None, *, slot: FakeSlot | None = None
+) -> list[Any]:
+    worker._slots = [slot or FakeSlot(outcome)]  # type: ignore[list-item, arg-type]
+    worker._free.put(0)
+    app = make_app("amqp://host//", "s")
+    worker._make_run(app, RUN)
+    said: list[Any] = worker._outbox.said  # type: ignore[attr-defined]
+    return said
+
+
+CANCELLED = Outcome(b"", Failure("cancelled", "the run was cancelled"), 0.1)
+
+
+def test_a_finished_run_is_answered(worker: Worker) -> None:
+    assert make_run(worker, Outcome(bytes(8), None, 0.5)) == [Result(7, "w", 0, 0.5, bytes(8))]
+
+
+def test_a_cancelled_run_is_neither_answered_nor_given_back(worker: Worker) -> None:
+    worker._cancelled.add(7)
+    assert make_run(worker, CANCELLED) == []
+
+
+def test_a_run_that_was_hit_by_the_end_of_another_is_given_back(worker: Worker) -> None:
+    worker._cancelled.add(6)  # it was in the slot a moment before
+    assert make_run(worker, CANCELLED) == ["run"]
+
+
+def test_a_run_that_fails_while_the_worker_leaves_is_given_back(worker: Worker) -> None:
+    class Struck(FakeSlot):
+        def execute(self, parameters: bytes) -> Outcome:
+            worker._leaving.set()
+            return self.outcome
+
+    struck = Struck(Outcome(b"", Failure("model-failed", "killed by SIGTERM"), 0.1))
+    assert make_run(worker, slot=struck) == ["run"]
+
+
+def serve(worker: Worker, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> int:
+    monkeypatch.setattr(worker_module, "await_run_config", lambda *_, **__: CONFIG)
+    monkeypatch.setattr(worker, "_prepare_slots", lambda config: None)
+    for name, part in parts.items():
+        monkeypatch.setattr(worker, name, part)
+    return worker.serve()
+
+
+def fail(error: Exception) -> Any:
+    def raise_it(*_: object) -> None:
+        raise error
+
+    return raise_it
+
+
+def test_only_the_end_of_the_session_looks_like_success(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Celery's loop ends by itself on what it takes for unrecoverable.
+    assert serve(worker, monkeypatch, _serve_runs=lambda config: None) == BROKEN
+
+    def be_stopped(config: RunConfig) -> None:
+        worker._exit_code = SESSION_OVER
+
+    assert serve(worker, monkeypatch, _serve_runs=be_stopped) == SESSION_OVER
+    monkeypatch.setattr(worker_module, "await_run_config", lambda *_, **__: Stop("over"))
+    assert worker.serve() == SESSION_OVER
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (ConfigurationError("no such case"), REFUSED, "no such case"),
+        (OSError(28, "No space left on device"), BROKEN, "OSError: [Errno 28] No space left"),
+        (KeyError("x"), BROKEN, "KeyError: 'x'"),
+    ],
+)
+def test_a_worker_that_cannot_begin_says_why(
+    worker: Worker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    code: int,
+    reason: str,
+) -> None:
+    assert serve(worker, monkeypatch, _prepare_slots=fail(error)) == code
+    assert reason in caplog.messages[-1]
+    (farewell,) = worker._outbox.said  # type: ignore[attr-defined]
+    assert isinstance(farewell, Farewell) and reason in farewell.reason
+
+
+def test_slots_that_cannot_be_removed_do_not_change_the_exit_code(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker._slots = [FakeSlot(CANCELLED)]  # type: ignore[list-item]
+    worker._exit_code = SENT_AWAY
+    assert serve(worker, monkeypatch, _serve_runs=lambda config: None) == SENT_AWAY
+
+
+def test_a_pulse_that_fails_ends_the_worker(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "_slot_state", fail(RuntimeError("a defect")))
+    left = threading.Event()
+    monkeypatch.setattr(worker, "_leave", lambda reason: left.set())
+    config = RunConfig("s", "queue", SPEC, Limits(), "", heartbeat=0.01, master_timeout=5.0)
+    worker._keep_pulse(config)
+    assert left.wait(5) and worker._exit_code == BROKEN
+
+
+def test_workers_of_one_name_have_slots_of_their_own(tmp_path: Path) -> None:
+    one, other = (Worker("amqp://h//", "s", name="w", slots=1, scratch=tmp_path) for _ in range(2))
+    assert one._directory_of(0) != other._directory_of(0)
+
+
+def test_a_worker_without_a_slot_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="at least 1 slot, not 0"):
+        Worker("amqp://h//", "s", name="w", slots=0, scratch=tmp_path)
