@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pestfleet.bundle import RunFile, compute_digest, list_run_files, write_bundle
 from pestfleet.checks.command import check_commands
+from pestfleet.checks.engine import add_problems, check_options
 from pestfleet.checks.files import check_alike, check_external, check_pairs, check_sizes
 from pestfleet.checks.interface import check_instructions, check_templates
+from pestfleet.checks.keywords import check_keywords
 from pestfleet.checks.names import Folder, is_file, is_folder, to_posix
 from pestfleet.checks.observations import check_observations
 from pestfleet.checks.parameters import (
@@ -108,6 +111,7 @@ class Case:
         """
         control, problems = self.control, Problems(self.reading)
         folder = Folder(self.folder)
+        check_keywords(control, problems)
         check_parameters(control, problems)
         check_ties(control, problems)
         check_groups(control, problems)
@@ -190,15 +194,25 @@ def find_control(path: Path) -> Path:
 
 
 def check_case(
-    path: Path | str, *, slots: int = 1, local: bool = True
+    path: Path | str,
+    *,
+    slots: int = 1,
+    local: bool = True,
+    engine: str = "",
+    options: Mapping[str, str] | None = None,
 ) -> tuple[Case | None, list[Problem]]:
     """Read a case and tell all problems of it; no case if there is no readable control file.
 
-    Raises `CaseError` only where `path` names no control file at all (`find_control`).
+    With an `engine` and the user's `options` for it, also what keeps that engine from working
+    with the case. Raises `CaseError` only where `path` names no control file at all
+    (`find_control`), `ConfigurationError` for an unknown engine or an option of it that is wrong.
     """
     control_path = find_control(Path(path))
     control, reading = read_control_with_problems(control_path)
     if control is None:
         return None, reading
     case = Case(control, reading)
-    return case, case.problems(slots, local=local)
+    problems = case.problems(slots, local=local)
+    if engine:
+        problems = add_problems(problems, check_options(engine, options or {}, control))
+    return case, problems

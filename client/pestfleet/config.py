@@ -31,6 +31,8 @@ FILE_NAME = "pestfleet.toml"
 PREFIX = "PESTFLEET_"
 OPTIONS = "engine_options"
 
+# Variables with our prefix that are something else than settings.
+_NO_SETTINGS = frozenset({"broker_file", "engines"})
 _EXPECTED = {
     "engine": "the name of an engine, as text",
     "on": "the name of a target, as text",
@@ -205,6 +207,7 @@ def read_settings(case: Path | None = None, *, given: Mapping[str, Any] | None =
 
 
 def _read_environment() -> _Source:
+    _check_environment(os.environ)
     try:
         values = EnvSettingsSource(Settings)()
     except SettingsError as error:
@@ -213,6 +216,31 @@ def _read_environment() -> _Source:
             remedy=f"Set one option a variable: {PREFIX}{OPTIONS.upper()}__NOPTMAX=20",
         ) from error
     return _Source("environment", values)
+
+
+def _check_environment(environment: Mapping[str, str]) -> None:
+    """Raise `ConfigurationError` for a variable that is nearly the name of a setting.
+
+    Other variables with our prefix are let be: programs around us set some (Kubernetes does for
+    every service), and pestfleet has others that are no settings.
+    """
+    for variable, value in environment.items():
+        name, _, option = variable.lower().partition("__")
+        if not name.startswith(PREFIX.lower()) or not value:
+            continue
+        name = name.removeprefix(PREFIX.lower())
+        if name in Settings.model_fields or name in _NO_SETTINGS or name.startswith("test_"):
+            continue
+        # Models have these two from their worker, with a mark in them; a number is a slip.
+        if name in ("worker", "slot") and not value.strip().isdecimal():
+            continue
+        near = difflib.get_close_matches(name, [*Settings.model_fields], 1, 0.8)
+        if near:
+            meant = f"{near[0]}__{option}" if option else near[0]
+            raise ConfigurationError(
+                f"environment variable {variable}: there is no such setting",
+                remedy=f"Did you mean {PREFIX}{meant.upper()}?",
+            )
 
 
 def _read_file(path: Path, case: Path | None) -> _Source:

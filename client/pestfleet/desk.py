@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pestfleet_worker.messages import (
+    AgentSpec,
     Announce,
     Farewell,
     Heartbeat,
@@ -69,11 +70,7 @@ class Desk:
         elif isinstance(message, Heartbeat):
             self._note(message)
         else:
-            with self._lock:
-                self._departed.add(message.worker)
-                worker = self._workers.pop(message.worker, None)
-            if worker is not None:
-                self.events.left(worker, message.reason)
+            self.lose(message.worker, message.reason)
 
     def _admit(self, message: Announce) -> None:
         if message.digest and message.digest != self.config.case.digest:
@@ -118,6 +115,22 @@ class Desk:
             worker.finished = message.finished
         if new:
             self.events.joined(worker)
+
+    def lose(self, name: str, reason: str) -> None:
+        """Forget a worker that said farewell, or that its target has seen end."""
+        with self._lock:
+            self._departed.add(name)
+            worker = self._workers.pop(name, None)
+        if worker is not None:
+            self.events.left(worker, reason)
+
+    def hand_out(self, agent: AgentSpec | None) -> None:
+        """Have all workers run these agents, or none; those that come later too."""
+        with self._lock:
+            self.config = replace(self.config, agent=agent)
+            names = list(self._workers)
+        for name in names:
+            self.send(name, self.config)
 
     def drop_silent(self, elapsed: float) -> list[WorkerState]:
         """Forget the workers that have been silent too long; returns them.

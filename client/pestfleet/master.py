@@ -7,29 +7,34 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pestfleet.case import Case
 from pestfleet.desk import DeskEvents, WorkerState
 from pestfleet.engines import load_engine
-from pestfleet.engines.base import Job
+from pestfleet.engines.base import AgentService, Job
 from pestfleet.fleet import Fleet
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.journal import Journal, read_finished_runs, read_journal
-from pestfleet.ledger import Counts, RunLedger
+from pestfleet.ledger import Counts, RunLedger, RunStore
 from pestfleet.lobby import check_broker
 from pestfleet.runner import Batch, FleetRunner
+from pestfleet.snapshot import take_snapshot
 from pestfleet.targets import make_target
 from pestfleet.targets.base import FleetPlan, Target
-from pestfleet_worker.errors import Interrupted, PestfleetError, SessionError
-from pestfleet_worker.messages import Limits, RunConfig
+from pestfleet_worker.errors import Interrupted, PestfleetError, RunsFailedError, SessionError
+from pestfleet_worker.messages import CaseSpec, Limits, RunConfig
 from pestfleet_worker.slots import MARKER, prepare_slot
+
+if TYPE_CHECKING:
+    from pestfleet.relay import FleetAgents
 
 logger = logging.getLogger(__name__)
 
+NO_CACHE = "none"
 HEARTBEAT = 2.0  # seconds between the heartbeats of a worker
 MASTER_TIMEOUT = {True: 12.0, False: 120.0}  # own broker: it ends with the master
 STATE_INTERVAL = 0.5  # seconds between two states on disk
@@ -72,6 +77,7 @@ class Master:
         self._runner: FleetRunner | None = None
         self._target: Target | None = None
         self._iteration: dict[str, Any] = {}
+        self._agents: FleetAgents | None = None
         self._broker_away = False
         self._workers_seen = time.monotonic()
 
@@ -87,7 +93,7 @@ class Master:
             try:
                 self._log_to_folder(stack)
                 finished, first_run = self._read_past()
-                self._journal = stack.enter_context(_closing(Journal(self._folder.journal)))
+                self._journal = stack.enter_context(closing(Journal(self._folder.journal)))
                 self._tell(
                     "start",
                     session=self._spec.session,
@@ -110,38 +116,20 @@ class Master:
                 logger.exception("the session ended by a defect")
                 self._end("failed", error=PestfleetError("a defect in pestfleet; see master.log"))
                 raise
-            return self._end("finished", summary=summary)
+            return self._end("finished", summary=summary, error=_find_gap(summary))
 
     def snapshot(self) -> dict[str, Any]:
         """How far the session is, as plain data; the same that state.json has."""
-        runner, fleet = self._runner, self._fleet
-        batch = runner.batch if runner else Batch("", 0)
-        counts = self._ledger.counts if self._ledger else Counts()
-        workers = fleet.desk.workers if fleet else []
-        return {
-            "session": self._spec.session,
-            "state": self._state,
-            "engine": self._spec.engine,
-            "target": self._spec.target,
-            "case": self._spec.control_file,
-            "began": self._began,
-            "now": time.time(),
-            **self._iteration,
-            "purpose": batch.purpose,
-            "batch": {
-                "total": batch.total,
-                "done": batch.done,
-                "failed": batch.failed,
-                "known": batch.known,
-            },
-            "runs": {
-                "made": counts.made,
-                "failed": counts.failed,
-                "mean_seconds": counts.mean_seconds,
-            },
-            "workers_wanted": self._spec.workers,
-            "workers": [_describe(worker) for worker in workers],
-        }
+        runner, fleet, ledger = self._runner, self._fleet, self._ledger
+        return take_snapshot(
+            self._spec,
+            state=self._state,
+            began=self._began,
+            iteration=self._iteration,
+            batch=runner.batch if runner else Batch("", 0),
+            counts=ledger.counts if ledger else Counts(),
+            workers=fleet.desk.workers if fleet else [],
+        )
 
     # -- the session's life --------------------------------------------------------------------
 
@@ -174,7 +162,7 @@ class Master:
             url = self._broker_url or self._start_broker(stack)
             config = RunConfig(
                 session=spec.session,
-                mode="queue",
+                mode=spec.mode,
                 case=case.spec,
                 limits=Limits(spec.seconds, spec.threads, spec.deliveries),
                 source=str(folder.case.resolve()),
@@ -192,10 +180,43 @@ class Master:
                 self._journal,
                 finished=finished,
                 check_stop=lambda: self._check_stop(target, fleet),
+                store=self._open_cache(stack, case.spec),
             )
             runner = self._runner = FleetRunner(ledger, case.control, on_batch=self._on_batch)
             self._tell("engine-started", engine=spec.engine)
-            return engine(Job(case.control, runner, self, folder.results, spec.options))
+            return engine(
+                Job(
+                    case.control,
+                    runner,
+                    self,
+                    folder.results,
+                    spec.options,
+                    engine=spec.engine,
+                    arguments=tuple(spec.arguments),
+                    service=ledger,
+                    agents=self._make_agents(fleet, ledger) if spec.mode == "agent" else None,
+                )
+            )
+
+    def _open_cache(self, stack: ExitStack, case: CaseSpec) -> RunStore | None:
+        if self._spec.cache == NO_CACHE:
+            return None
+        from pestfleet.cache import CachedRuns, open_cache
+        from pestfleet.cache.rerun import describe_platform
+
+        cache = open_cache(self._spec.cache, on_warning=self.warn)
+        stack.callback(cache.close)
+        runs = CachedRuns(cache, case, platform=describe_platform())
+        stack.callback(runs.close)
+        return runs
+
+    def _make_agents(self, fleet: Fleet, ledger: RunLedger) -> AgentService:
+        from pestfleet.relay import FleetAgents
+
+        agents = self._agents = FleetAgents(
+            fleet.desk.hand_out, lambda: fleet.slots, check_stop=ledger.check_stop
+        )
+        return agents
 
     def _start_broker(self, stack: ExitStack) -> str:
         from pestfleet.broker import EmbeddedBroker
@@ -216,6 +237,7 @@ class Master:
             workers=spec.workers,
             slots=spec.slots,
             scratch=scratch.resolve(),
+            on_end=self._on_end,
         )
         target = make_target(spec.target, plan)
         stack.callback(shutil.rmtree, folder.path / "slots", ignore_errors=True)
@@ -308,8 +330,14 @@ class Master:
 
     def _on_left(self, worker: WorkerState, reason: str) -> None:
         self._tell("worker-left", worker=worker.name, reason=reason)
+        if self._agents is not None:
+            self._agents.drop(worker.name)
         if worker.lost and self._target is not None:
             self._target.replace(worker.name)
+
+    def _on_end(self, worker: str, reason: str) -> None:
+        if self._fleet is not None:
+            self._fleet.desk.lose(worker, reason)
 
     def _on_refused(self, worker: str, reason: str) -> None:
         self._tell("worker-refused", worker=worker, reason=reason)
@@ -361,22 +389,6 @@ class Master:
         stack.callback(handler.close)
 
 
-@contextmanager
-def _closing(journal: Journal) -> Iterator[Journal]:
-    try:
-        yield journal
-    finally:
-        journal.close()
-
-
-def _describe(worker: WorkerState) -> dict[str, Any]:
-    return {
-        "name": worker.name,
-        "host": worker.host,
-        "process": worker.process,
-        "platform": worker.platform,
-        "finished": worker.finished,
-        "silent_seconds": round(time.monotonic() - worker.heard, 1),
-        "slots": [{"run": state.run, "seconds": round(state.seconds, 1)} for state in worker.states]
-        or [{"run": None, "seconds": 0.0}] * worker.slots,
-    }
+def _find_gap(summary: dict[str, Any]) -> PestfleetError | None:
+    """The error of an engine that came to its end without all results."""
+    return RunsFailedError(summary["incomplete"]) if summary.get("incomplete") else None

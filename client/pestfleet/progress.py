@@ -21,6 +21,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from pestfleet.quiet import QuietStream
+
 State = dict[str, Any]
 Event = dict[str, Any]
 Look = Callable[[], State]
@@ -272,7 +274,7 @@ class _Ticker:
 class LineDisplay:
     """Writes few plain lines, each with the time of day: for logs and pipes."""
 
-    def __init__(self, look: Look, stream: TextIO) -> None:
+    def __init__(self, look: Look, stream: TextIO | QuietStream) -> None:
         self._look = look
         self._stream = stream
         self._lock = threading.Lock()
@@ -312,7 +314,7 @@ class LineDisplay:
 class JsonDisplay:
     """Writes each event as one JSON object a line, and a `progress` one from time to time."""
 
-    def __init__(self, look: Look, stream: TextIO) -> None:
+    def __init__(self, look: Look, stream: TextIO | QuietStream) -> None:
         self._look = look
         self._stream = stream
         self._lock = threading.Lock()
@@ -360,7 +362,7 @@ def _clean(value: Any) -> Any:
 
 
 def make_display(
-    look: Look, *, console: Console, stream: TextIO, as_json: bool
+    look: Look, *, console: Console, stream: TextIO | QuietStream, as_json: bool
 ) -> LiveDisplay | LineDisplay | JsonDisplay:
     """The display that fits: JSON if asked for, live on a terminal, else plain lines."""
     if as_json:

@@ -9,6 +9,7 @@ session.results()["parameters"]
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,12 +22,14 @@ from pestfleet.case import check_case
 from pestfleet.checks.problem import Problem
 from pestfleet.folder import SessionFolder, SessionSpec, find_session, list_sessions
 from pestfleet.journal import read_journal
-from pestfleet_worker.errors import CaseError, ConfigurationError
+from pestfleet_worker.errors import CaseError, ConfigurationError, SessionError
 
 if TYPE_CHECKING:
     import pandas
 
     from pestfleet.master import Master, OnEvent, Outcome
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_ROOT = Path("pestfleet-sessions")
 
@@ -51,9 +54,12 @@ class Session:
         self.spec = folder.read_spec()
 
     @classmethod
-    def open(cls, name: str | None = None, *, root: Path = DEFAULT_ROOT) -> Session:
+    def open(cls, name: str | None = None, *, root: Path | str = DEFAULT_ROOT) -> Session:
         """The session of that id below `root`; the newest without one."""
-        return cls(find_session(root, name))
+        return cls(find_session(Path(root), name))
+
+    def __repr__(self) -> str:
+        return f"<Session {self.name}: {self.spec.engine}, {self.status().get('state', 'new')}>"
 
     @property
     def name(self) -> str:
@@ -123,7 +129,7 @@ def create_session(
     workers: int = 2,
     slots: int = 1,
     session: str = "",
-    root: Path = DEFAULT_ROOT,
+    root: Path | str = DEFAULT_ROOT,
     options: Mapping[str, str] | None = None,
     run_seconds: float = 0.0,
     threads: int = 1,
@@ -147,12 +153,15 @@ def create_session(
     for name, number in (("workers", workers), ("slots", slots), ("deliveries", deliveries)):
         if number < 1:
             raise ConfigurationError(f"{name} must be at least 1, not {number}")
-    checked, problems = check_case(Path(case), slots=workers * slots)
+    checked, problems = check_case(
+        Path(case), slots=workers * slots, engine=engine, options=options
+    )
     if checked is None or any(problem.severity == "error" for problem in problems):
         raise CaseProblems(problems)
     for problem in problems:
         if on_problem is not None:
             on_problem(problem)
+    engines.check_program(engine, checked.folder)
     _refuse_root_in_case(Path(root), checked.folder)
     name = session or _make_name(checked.name, Path(root))
     folder = SessionFolder(Path(root) / name)
@@ -217,7 +226,7 @@ def run(
 def resume(
     name: str | None = None,
     *,
-    root: Path = DEFAULT_ROOT,
+    root: Path | str = DEFAULT_ROOT,
     broker_url: str = "",
     on_event: OnEvent | None = None,
 ) -> Session:
@@ -227,9 +236,15 @@ def resume(
     return session
 
 
-def sessions(root: Path = DEFAULT_ROOT) -> list[Session]:
-    """The sessions below `root`, newest first."""
-    return [Session(folder) for folder in list_sessions(root)]
+def sessions(root: Path | str = DEFAULT_ROOT) -> list[Session]:
+    """The sessions below `root`, newest first; one that cannot be read is logged and left out."""
+    found = []
+    for folder in list_sessions(Path(root)):
+        try:
+            found.append(Session(folder))
+        except SessionError as error:
+            logger.warning("%s", error)
+    return found
 
 
 def _finish(outcome: Outcome) -> None:

@@ -192,6 +192,62 @@ def test_regularization_without_groups(case: Path) -> None:
     ]
 
 
+# Options
+
+
+@pytest.mark.parametrize(
+    ("option", "expected", "remedy"),
+    [
+        ("lamdas(0.1)", "the option 'lamdas' is unknown: pestfleet ignores it, PEST++ refuses it",
+         "Did you mean lambdas?"),
+        ("ies_num_real(20)",
+         "the option 'ies_num_real' is unknown: pestfleet ignores it, PEST++ refuses it",
+         "Did you mean ies_num_reals?"),
+        ("noptmx(3)", "the option 'noptmx' is unknown: pestfleet ignores it, PEST++ refuses it",
+         "Did you mean noptmax? It belongs into '* control data'."),
+        ("quux(3)", "the option 'quux' is unknown: pestfleet ignores it, PEST++ refuses it",
+         "Correct the name, or remove it."),
+        ("maxsing(3)", "'maxsing' is a control variable, not a '++' option: pestfleet ignores it "
+         "here, PEST++ refuses it", "Write it into '* singular value decomposition'."),
+        ("glm_num_reals(abc)", "the option 'glm_num_reals' is 'abc', not a whole number",
+         "Correct the value."),
+        ("par_sigma_range(wide)", "the option 'par_sigma_range' is 'wide', not a number",
+         "Correct the value."),
+        ("lambda_scale_fac(0.5,x)",
+         "the option 'lambda_scale_fac' is '0.5,x', not numbers, separated by commas",
+         "Correct the value."),
+        ("da_use_mda(perhaps)", "the option 'da_use_mda' is 'perhaps', not true or false",
+         "Correct the value."),
+    ],
+)  # fmt: skip
+def test_options(case: Path, option: str, expected: str, remedy: str) -> None:
+    replace(case / "case.pst", "++ies_num_reals(50)", f"++{option}")
+    _, problems = check_case(case)
+    assert [(p.place.line, p.severity, p.message, p.remedy) for p in problems] == [
+        (41, "warning", expected, remedy)
+    ]
+
+
+@pytest.mark.parametrize(
+    "option", ["ies_num_reals(2e2)", "par_sigma_range(4.0d0)", "lambdas(1 10, 100)",
+               "parcov(prior.cov)", "ies_use_mda(True)", "da_num_reals(7)"],
+)  # fmt: skip
+def test_good_options(case: Path, option: str) -> None:
+    replace(case / "case.pst", "++ies_num_reals(50) ++ lambdas(0.1, 1.0)", f"++{option}")
+    assert check(case) == []
+
+
+def test_misspelt_keyword_of_version2(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(DATA / "version2", tmp_path / "case"))
+    replace(folder / "case.pst", "noptmax ", "noptmx ")
+    _, problems = check_case(folder)
+    assert [(str(p.place), p.message, p.remedy) for p in problems] == [
+        (f"{folder / 'case.pst'}:5",
+         "the option 'noptmx' is unknown: pestfleet ignores it, PEST++ refuses it",
+         "Did you mean noptmax?"),
+    ]  # fmt: skip
+
+
 # Files
 
 
@@ -269,8 +325,8 @@ def test_backslashes(case: Path) -> None:
     (case / "model.tpl").rename(case / "input" / "model.tpl")
     replace(case / "case.pst", "model.tpl model.in", "input\\model.tpl model.in")
     assert check(case) == [
-        "case.pst:37: warning: the template 'input\\model.tpl' is written with a backslash, which "
-        "Linux takes for a letter"
+        "case.pst:37: warning: the template 'input\\model.tpl' is written with a backslash: "
+        "pestfleet takes it for '/', but other programs on Linux take it for a letter"
     ]
 
 
@@ -301,15 +357,24 @@ def test_large_files(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.truncate(2_500_000)
     assert check(case, slots=8) == [
         "grid.dat: warning: the case has 2.5 MB, 'grid.dat' alone 2.5 MB: with 8 slots it takes "
-        "up to 20.0 MB of disk"
+        "up to 20.2 MB of disk"
     ]
     monkeypatch.setattr(files, "LARGE_FILE", 10**9)
     assert check(case, slots=8) == []
     monkeypatch.setattr(files, "LARGE_FLEET", 15_000_000)
     _, problems = check_case(case, slots=8)
     assert [p.message for p in problems] == [
-        "the case has 2.5 MB: with 8 slots it takes up to 20.0 MB of disk"
+        "the case has 2.5 MB: with 8 slots it takes up to 20.2 MB of disk"
     ]
+
+
+def test_small_files_take_whole_blocks_of_every_slot(
+    case: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "LARGE_FLEET", 4096 * 1000)
+    assert check(case, slots=100) == []
+    (warning,) = check(case, slots=1_000)
+    assert "with 1,000 slots it takes up to" in warning
 
 
 def test_format_size() -> None:
@@ -338,6 +403,21 @@ def test_template_that_breaks_the_rules(case: Path) -> None:
     (only,) = check(case)
     assert only.startswith("model.tpl:1: error: the first line must be ptf")
     assert len(only) < 300
+
+
+def test_every_bad_line_of_a_template_is_told(case: Path) -> None:
+    template = case / "model.tpl"
+    text = template.read_text()
+    text = text.replace("~s              ~", "~s              ").replace("~h0   ", "~h 0   ")
+    template.write_text(text)
+    assert check(case) == [
+        "model.tpl:4: error: the marker ~ opens a parameter space that is not closed on this line",
+        "model.tpl:5: error: a parameter name must not have spaces: 'h 0'",
+    ]
+    template.write_text("ptf ~\n" + "~s\n" * 30)
+    found = check(case)
+    assert len(found) == 21
+    assert found[-1] == "model.tpl: error: 10 more problems like these: template files"
 
 
 def test_windows_line_ends_are_fine_in_pest_files(case: Path) -> None:
@@ -390,6 +470,17 @@ def test_instruction_file_that_breaks_the_rules(case: Path) -> None:
     replace(case / "out.ins", "pif @", "pif")
     assert check(case) == [
         "out.ins:1: error: the first line must be pif, a space and one marker delimiter, not 'pif'"
+    ]
+
+
+def test_every_bad_line_of_an_instruction_file_is_told(case: Path) -> None:
+    (case / "out.ins").write_text(
+        "pif @\nl1 !head_1! !head_2\n& !head_2!\n@flows@ !flow_1!\nl1 x !flow_2!\nl0\n"
+    )
+    assert check(case) == [
+        "out.ins:2: error: cannot understand the instruction '!head_2'",
+        "out.ins:5: error: cannot understand the instruction 'x'",
+        "out.ins:6: error: cannot understand the instruction 'l0'",
     ]
 
 

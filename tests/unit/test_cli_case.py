@@ -137,6 +137,36 @@ def test_a_dry_run_says_what_would_be_launched(
     assert sorted(path.name for path in here.iterdir()) == ["case"]
 
 
+def test_a_dry_run_of_many_workers_is_short(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    result = call("run", case, "--dry-run", "--workers", "2000")
+    assert result.exit_code == 0
+    assert result.stdout.count("pestfleet_worker") == 5
+    assert "\n  and 1,995 more\n" in result.stdout
+    assert "warning: 2,000 slots on this machine, which has 4 cores" in result.stderr
+    assert "core" not in call("run", case, "--dry-run", "--workers", "4").stderr
+
+
+def test_check_with_slots_says_what_they_take(case: Path) -> None:
+    result = call("check", case, "--slots", "1000000")
+    assert "with 1,000,000 slots it takes up to" in result.stdout
+    assert "1,000,000 slots: up to" in result.stdout
+    assert call("check", case, "--slots", "0").exit_code == 4
+
+
+def test_check_for_an_engine(case: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call("check", case, "--engine", "glm").exit_code == 0
+    result = call("check", case, "--engine", "sweep")
+    assert result.exit_code == 3
+    assert f"{case / 'sweep_in.csv'}: error: cannot be read" in result.stdout
+    assert call("run", case, "--engine", "sweep", "--dry-run").exit_code == 3
+    monkeypatch.setenv("PESTFLEET_ENGINE_OPTIONS__NOPT_MAX", "3")
+    assert call("check", case).exit_code == 0
+    result = call("check", case, "--engine", "glm")
+    assert result.exit_code == 4
+    assert "has no option 'nopt_max'\n  Did you mean noptmax?" in result.stderr
+
+
 def test_a_dry_run_as_json(case: Path) -> None:
     result = call("run", case, "--dry-run", "--json", "--workers", "2", "--option", "NOPTMAX=3")
     plan = json.loads(result.stdout)

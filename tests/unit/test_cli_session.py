@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +156,7 @@ def test_failed_runs_say_where_to_look(masters: dict[str, Any]) -> None:
     assert "pestfleet runs mine --failed\nerror: all failed\n" in result.stderr
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_stops_clean(masters: dict[str, Any], number: signal.Signals) -> None:
     before = signal.getsignal(number)
 
@@ -169,6 +171,31 @@ def test_the_first_signal_stops_clean(masters: dict[str, Any], number: signal.Si
     assert result.exit_code == 130
     assert "stopping" in result.stderr
     assert signal.getsignal(number) is before
+
+
+def test_a_terminal_that_closes_may_say_so_twice(masters: dict[str, Any]) -> None:
+    def act(master: FakeMaster) -> PestfleetError:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # would end this process, were it the second Ctrl-C
+        assert master.interrupted.is_set()
+        return Interrupted("stopped")
+
+    masters["act"] = act
+    assert call("run", EXAMPLE).exit_code == 130
+
+
+def test_nohup_keeps_a_session_beyond_the_terminal(masters: dict[str, Any]) -> None:
+    def act(master: FakeMaster) -> None:
+        signal.raise_signal(signal.SIGHUP)
+        assert not master.interrupted.is_set()
+        write_glm(_give_case(master.session.folder))
+
+    masters["act"] = act
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert call("run", EXAMPLE).exit_code == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_second_signal_ends_at_once(
@@ -188,6 +215,69 @@ def test_the_second_signal_ends_at_once(
     monkeypatch.setattr(os, "_exit", end)
     masters["act"] = act
     assert "pestfleet resume mine" in call("run", EXAMPLE, "--session", "mine").stderr
+    folder = Session.open("mine", root=Path("pestfleet-sessions")).folder
+    folder.write_state(make_state(session="mine"))
+    assert "was asked to stop, and was ended before it had" in call("status", "mine").stdout
+
+
+# A master that tells more than a pipe holds, and a note of how the command ended.
+LOUD = """
+import sys
+from pathlib import Path
+from pestfleet.cli.main import cli
+from pestfleet.folder import SessionFolder
+from pestfleet.master import Outcome
+from pestfleet.session import Session
+
+class Master:
+    def __init__(self, session, on_event):
+        self.session, self.on_event = session, on_event
+    def snapshot(self):
+        return {}
+    def interrupt(self):
+        pass
+    def host(self):
+        for number in range(5000):
+            self.on_event({"event": "note", "text": "x" * 100, "time": 0.0})
+        Path("ended").touch()
+        return Outcome(self.session.folder, {"phi": 1.0, "runs": 3}, None)
+
+Session.make_master = lambda self, *, broker_url, on_event: Master(self, on_event)
+cli(sys.argv[1:], prog_name="pestfleet")
+"""
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_closed_pipe_does_no_harm(root: Path, more: list[str], both: bool) -> None:
+    command = [sys.executable, "-c", LOUD, "run", str(EXAMPLE), "--workers", "1", *more]
+    with (
+        Path("errors").open("w+") as errors,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT if both else errors
+        ) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(timeout=30) == 0
+    assert Path("ended").exists()
+    assert Path("errors").read_text() == ""
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(root: Path) -> None:
+    folder = make_session(root)
+    write_runs(folder, [None] * 3000, purpose="Jacobian")
+    command = [sys.executable, "-m", "pestfleet", "runs", "--json"]
+    with (
+        Path("errors").open("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors) as process,
+    ):
+        assert process.stdout is not None
+        assert process.stdout.read(1)
+        process.stdout.close()
+        assert process.wait(timeout=30) == 0
+    assert Path("errors").read_text() == ""
 
 
 def test_two_sessions_cannot_have_one_id(masters: dict[str, Any]) -> None:

@@ -217,3 +217,40 @@ def test_a_password_outside_the_case_is_taken(here: Path) -> None:
     case = here / "case"
     case.mkdir()
     assert read_settings(case).broker_url == url
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "meant"),
+    [
+        ("PESTFLEET_WORKER", "3", "PESTFLEET_WORKERS"),
+        ("PESTFLEET_TIMELIMIT", "3", "PESTFLEET_TIME_LIMIT"),
+        ("PESTFLEET_ENGINE_OPTION__NOPTMAX", "3", "PESTFLEET_ENGINE_OPTIONS__NOPTMAX"),
+    ],
+)
+def test_a_misspelt_variable_is_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, meant: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message == f"environment variable {variable}: there is no such setting"
+    assert caught.value.remedy == f"Did you mean {meant}?"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PESTFLEET_WORKER", "session/local-1/4711"),
+        ("PESTFLEET_SLOT", "/tmp/scratch/local-1/0"),
+        ("PESTFLEET_ENGINES", "/opt/pestpp"),
+        ("PESTFLEET_BROKER_FILE", "/run/secrets/broker"),
+        ("PESTFLEET_BROKER_SERVICE_HOST", "10.0.0.1"),
+        ("PESTFLEET_TEST_DELIVERIES", "1"),
+        ("PESTFLEET_WORKERS", ""),
+    ],
+)
+def test_other_variables_are_let_be(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert read_settings().workers == os.cpu_count()

@@ -301,6 +301,10 @@ def tell(problem: Problem, folder: Path) -> str:
          "case.pst:40: error: '1.0 log(k1)' of prior information 'pi1' is no term"),
         ("1.0 * log(k1) = 0.0", "1.0 * log(k1) = zero",
          "case.pst:40: error: PIVAL of prior information 'pi1' is 'zero', not a number"),
+        ("++ies_num_reals(50) ++ lambdas(0.1, 1.0)", "++lambda_scale_fac(1.0",
+         "case.pst:41: error: the option 'lambda_scale_fac' has no ')' at the end of its value"),
+        ("* model input/output", "* model in/out",
+         "case.pst:41: error: the section '* model input/output' is missing"),
         ("++ies_num_reals(50)", "++ies_num_reals",
          "case.pst:41: warning: the option 'ies_num_reals' has no value"),
         ("++ies_num_reals(50)", "++lambdas(5)",
@@ -395,12 +399,46 @@ def test_folder_in_place_of_a_control_file(tmp_path: Path) -> None:
         read_control(tmp_path / "case.pst")
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("observations data", "* observation data"),
+        ("model in/out", "* model input/output"),
+        ("model inputs", "* model input"),
+        ("parametr grups", "* parameter groups"),
+    ],
+)
+def test_misspelt_section(tmp_path: Path, written: str, meant: str) -> None:
+    _, problems = read_control_with_problems(write(tmp_path, f"pcf\n* {written}\n1\n"))
+    assert problems[0].message == f"the section '* {written}' is unknown and ignored"
+    assert problems[0].remedy == f"Did you mean '{meant}'?"
+
+
+def test_section_like_no_other(tmp_path: Path) -> None:
+    _, problems = read_control_with_problems(write(tmp_path, "pcf\n* weather\n1\n"))
+    assert problems[0].remedy == "Correct its name if it is misspelt."
+
+
+def test_an_option_that_is_not_closed_is_one_problem(tmp_path: Path) -> None:
+    _, problems = edit(
+        tmp_path, ("++ies_num_reals(50) ++ lambdas(0.1, 1.0)", "++lambda_scale_fac(1.0")
+    )
+    assert len(problems) == 1
+
+
+def test_one_of_the_two_sections_of_files_asks_for_the_other(tmp_path: Path) -> None:
+    _, problems = edit(
+        tmp_path, ("* model input/output\nmodel.tpl model.in\nout.ins", "* model output\nout.ins")
+    )
+    assert "case.pst:40: error: the section '* model input' is missing" in problems
+
+
 def test_pcf_alone_lacks_every_section(tmp_path: Path) -> None:
     _, problems = read_control_with_problems(write(tmp_path, "pcf\n"))
     missing = {str(p.message).split("'")[1] for p in problems}
     assert missing == {
         "* control data", "* parameter data", "* observation data", "* parameter groups",
-        "* observation groups", "* model command line", "* model input", "* model output",
+        "* observation groups", "* model command line", "* model input/output",
     }  # fmt: skip
 
 

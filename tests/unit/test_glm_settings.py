@@ -29,6 +29,10 @@ def test_case_options_and_user_in_this_order() -> None:
     assert read().noptmax == Settings().noptmax
 
 
+def test_a_control_variable_is_no_option_of_the_case() -> None:
+    assert read(options={"noptmax": "3"}).noptmax == Settings().noptmax
+
+
 def test_numbers_of_fortran_and_negative_factors() -> None:
     assert read({"phiredstp": "5.0D-3"}).phiredstp == 0.005
     assert read({"rlamfac": -4.0}).rlamfac == 4.0
@@ -88,8 +92,12 @@ def test_regularization_needs_phimlim() -> None:
 
 
 def test_users_mistakes_are_configuration_errors() -> None:
-    with pytest.raises(ConfigurationError, match="no option 'noptmaxx'"):
-        read(user={"noptmaxx": "3"})
+    with pytest.raises(ConfigurationError, match="no option 'nopt_max'") as caught:
+        read(user={"nopt_max": "3"})
+    assert caught.value.remedy == "Did you mean noptmax?"
+    with pytest.raises(ConfigurationError, match="no option 'quux'") as caught:
+        read(user={"quux": "3"})
+    assert "noptmax" in caught.value.remedy
     with pytest.raises(ConfigurationError, match="noptmax=many"):
         read(user={"noptmax": "many"})
     with pytest.raises(ConfigurationError, match="final_jacobian=maybe"):

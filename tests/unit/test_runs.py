@@ -258,6 +258,16 @@ def test_output_that_the_instructions_do_not_fit(make_slot: Callable[..., Slot])
     assert failure.log == "diverged\n"
 
 
+def test_output_in_a_folder_is_named_as_in_the_control_file(
+    make_slot: Callable[..., Slot],
+) -> None:
+    pairs = (FilePair("out.ins", "out/heads.dat"),)
+    failure = fail(make_slot("mkdir -p out; echo '*****' > out/heads.dat", instructions=pairs))
+    assert str(failure).startswith("out.ins:2: out/heads.dat:1: observation o1: ")
+    failure = fail(make_slot("mkdir -p out; : > out/heads.dat", instructions=pairs))
+    assert str(failure).startswith("out.ins:2: out/heads.dat: the file is empty")
+
+
 @pytest.mark.parametrize("text", ["nan", "NaN", "-Infinity", "1e999"])
 def test_non_finite_observation(make_slot: Callable[..., Slot], text: str) -> None:
     failure = fail(make_slot(f"printf '1\\n2\\n{text}\\n' > out.dat"))

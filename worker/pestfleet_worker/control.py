@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import logging
+import os
+import platform
 import threading
 from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any
 
 from celery.bootsteps import ConsumerStep
 from kombu import Connection, Consumer
 
-from pestfleet_worker.channel import CONTENT_TYPE, Queues, connect
+from pestfleet_worker.channel import CONTENT_TYPE, HEARTBEAT, Queues, connect
 from pestfleet_worker.errors import ConfigurationError
-from pestfleet_worker.messages import MessageError, Refusal, RunConfig, Stop, decode
+from pestfleet_worker.messages import (
+    Announce,
+    MessageError,
+    Refusal,
+    RunConfig,
+    Stop,
+    decode,
+)
 
 logger = logging.getLogger(__name__)
 
 ANNOUNCE_FIRST, ANNOUNCE_LAST = 0.3, 5.0  # seconds to wait for the desk's answer
+BROKER_PAUSE = 1.0  # seconds between looks for a broker that is not there
+
+
+def make_announcement(name: str, *, slots: int, digest: str) -> Announce:
+    """What this process says of itself. `digest`: of the case in its image, or ""."""
+    return Announce(
+        worker=name,
+        host=platform.node(),
+        process=os.getpid(),
+        slots=slots,
+        platform=f"{platform.system().lower()}/{platform.machine()}",
+        versions={
+            "pestfleet-worker": version("pestfleet-worker"),
+            "python": platform.python_version(),
+        },
+        digest=digest,
+    )
 
 
 def _make_consumer(
@@ -58,26 +85,64 @@ def await_run_config(
         ):
             answers.append(message)
 
-    pause = ANNOUNCE_FIRST
+    def receive(connection: Connection) -> None:
+        patience = ANNOUNCE_FIRST
+        while not (answers or leaving.is_set()):
+            announce()
+            try:
+                connection.drain_events(timeout=patience)
+            except TimeoutError:
+                patience = min(2 * patience, ANNOUNCE_LAST)
+
+    while not (answers or leaving.is_set()):
+        _listen(url, queues, name, on_message, receive, leaving)
+    return answers[0] if answers else None
+
+
+def follow_control(
+    url: str,
+    queues: Queues,
+    *,
+    name: str,
+    announce: Callable[[], None],
+    on_message: Callable[[Any], None],
+    leaving: threading.Event,
+) -> None:
+    """Hand each control message to `on_message` until `leaving` is set.
+
+    Announces this worker over each new connection: a desk that restarted sees it again.
+    """
+
+    def receive(connection: Connection) -> None:
+        announce()
+        while not leaving.is_set():
+            try:
+                connection.drain_events(timeout=HEARTBEAT / 4)
+            except TimeoutError:
+                logger.debug("no control message")
+            connection.heartbeat_check(rate=4)
+
     while not leaving.is_set():
-        connection = Connection(url, connect_timeout=5)
-        try:
-            connect(connection)
-            with connection, _make_consumer(connection.channel(), queues, name, on_message):
-                patience = ANNOUNCE_FIRST
-                while not leaving.is_set():
-                    announce()
-                    try:
-                        connection.drain_events(timeout=patience)
-                    except TimeoutError:
-                        patience = min(2 * patience, ANNOUNCE_LAST)
-                    if answers:
-                        return answers[0]
-        except (*connection.connection_errors, *connection.channel_errors) as error:
-            logger.warning("the broker does not answer, trying again: %s", error)
-            leaving.wait(pause)
-            pause = min(2 * pause, ANNOUNCE_LAST)
-    return None
+        _listen(url, queues, name, on_message, receive, leaving)
+
+
+def _listen(
+    url: str,
+    queues: Queues,
+    name: str,
+    on_message: Callable[[Any], None],
+    receive: Callable[[Connection], None],
+    leaving: threading.Event,
+) -> None:
+    """Let `receive` use one connection; waits a moment where there is none."""
+    connection = Connection(url, connect_timeout=5, heartbeat=HEARTBEAT)
+    try:
+        connect(connection)
+        with connection, _make_consumer(connection.channel(), queues, name, on_message):
+            receive(connection)
+    except (*connection.connection_errors, *connection.channel_errors) as error:
+        logger.warning("the broker does not answer, trying again: %s", error)
+        leaving.wait(BROKER_PAUSE)
 
 
 class ControlStep(ConsumerStep):  # type: ignore[misc]  # celery has no types

@@ -294,10 +294,14 @@ class Slot:
                     Failure("output-missing", "a folder, not a file", file=output.name)
                 ) from None
             except InstructionError as error:
+                # Instructions know the file's path in the slot; the control file has its folder.
+                problem = error.problem
+                if problem.startswith(output.path.name):
+                    problem = output.name + problem.removeprefix(output.path.name)
                 raise _RunFailed(
                     Failure(
                         "instruction-failed",
-                        error.problem,
+                        problem,
                         file=self._relative(error.file),
                         line=error.line,
                         log=self._read_log(),

@@ -24,7 +24,10 @@ from pestfleet_worker.numbers import (
 
 
 class TemplateError(CaseError):
-    """A template file that breaks PEST's rules. `problem` is the message without the place."""
+    """A template file that breaks PEST's rules. `problem` is the message without the place.
+
+    `more`: errors of later lines of the same file.
+    """
 
     def __init__(self, problem: str, *, file: Path, line: int = 0, remedy: str = "") -> None:
         place = f"{file}:{line}" if line else str(file)
@@ -32,6 +35,7 @@ class TemplateError(CaseError):
         self.problem = problem
         self.file = file
         self.line = line
+        self.more: tuple[TemplateError, ...] = ()
 
 
 class FieldError(TemplateError):
@@ -66,7 +70,7 @@ class Template:
 
     @classmethod
     def parse(cls, path: Path) -> Template:
-        """Read a template file. Raises `TemplateError`."""
+        """Read a template file. Raises `TemplateError` for the first line that is wrong."""
         try:
             # Each byte is one character of latin-1, so that any encoding comes out as it went in.
             text = path.read_bytes().decode("latin-1")
@@ -80,6 +84,7 @@ class Template:
         marker = _read_marker(head, path)
         fields: list[Field] = []
         literals: list[str] = []
+        errors: list[TemplateError] = []
         rest = ""
         for number, line in enumerate(body.split("\n"), start=2):
             if number > 2:
@@ -89,12 +94,12 @@ class Template:
                 continue
             pieces = line.split(marker)
             if len(pieces) % 2 == 0:
-                raise TemplateError(
-                    f"the marker {marker} opens a parameter space that is not closed on this line",
-                    file=path,
-                    line=number,
-                    remedy=f"Markers come in pairs; {marker} must not be used for anything else.",
+                problem = (
+                    f"the marker {marker} opens a parameter space that is not closed on this line"
                 )
+                remedy = f"Markers come in pairs; {marker} must not be used for anything else."
+                errors.append(TemplateError(problem, file=path, line=number, remedy=remedy))
+                continue
             column = 1
             for index, piece in enumerate(pieces):
                 if index % 2 == 0:
@@ -102,10 +107,18 @@ class Template:
                     column += len(piece)
                     continue
                 width = len(piece) + 2
-                fields.append(Field(_read_name(piece, path, number), number, column, width))
+                try:
+                    name = _read_name(piece, path, number)
+                except TemplateError as error:
+                    errors.append(error)
+                    break  # the markers of this line may be paired wrongly
+                fields.append(Field(name, number, column, width))
                 literals.append(rest)
                 rest = ""
                 column += width
+        if errors:
+            errors[0].more = tuple(errors[1:])
+            raise errors[0]
         literals.append(rest)
         return cls(path, marker, tuple(fields), tuple(literals))
 

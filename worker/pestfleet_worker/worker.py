@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import queue
 import threading
 import time
 import uuid
 from contextlib import closing
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from celery import Celery
 from celery.worker import state as celery_state
 
+from pestfleet_worker.agent_duty import AgentDuty
 from pestfleet_worker.channel import RUN_TASK, Queues, make_app, pack, pack_run
-from pestfleet_worker.control import ControlStep, await_run_config
+from pestfleet_worker.control import (
+    ControlStep,
+    await_run_config,
+    follow_control,
+    make_announcement,
+)
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
 from pestfleet_worker.messages import (
-    Announce,
     Cancel,
     Failure,
     Farewell,
@@ -91,6 +94,7 @@ class Worker:
         self._leaving = threading.Event()
         self._ended = threading.Event()
         self._celery: Any = None
+        self._duty: AgentDuty | None = None
 
     def serve(self) -> int:
         """Work until the session is over, the master is gone, or `leave` is called."""
@@ -98,7 +102,9 @@ class Worker:
         try:
             with closing(Guardian.start(self._mark)):
                 config = self._announce_until_configured()
-                if config is not None:
+                if config is not None and config.mode == "agent":
+                    self._serve_agents(config)
+                elif config is not None:
                     self._prepare_slots(config)
                     self._serve_runs(config)
         except PestfleetError as error:
@@ -132,20 +138,7 @@ class Worker:
 
     def announce(self) -> None:
         """Say who we are; the desk answers with the run config."""
-        self._say(
-            Announce(
-                worker=self.name,
-                host=platform.node(),
-                process=os.getpid(),
-                slots=self._slot_count,
-                platform=f"{platform.system().lower()}/{platform.machine()}",
-                versions={
-                    "pestfleet-worker": version("pestfleet-worker"),
-                    "python": platform.python_version(),
-                },
-                digest=self._digest,
-            )
-        )
+        self._say(make_announcement(self.name, slots=self._slot_count, digest=self._digest))
 
     def _announce_until_configured(self) -> RunConfig | None:
         answer = await_run_config(
@@ -156,13 +149,17 @@ class Worker:
             return None
         return answer
 
-    def _prepare_slots(self, config: RunConfig) -> None:
+    def _find_source(self, config: RunConfig) -> Path:
         source = Path(config.source) if config.source else self._source
         if source is None:
             raise ConfigurationError(
                 "the run config names no case folder and this worker has none of its own",
                 remedy="Start the worker with --case FOLDER, or from an image with the case in it.",
             )
+        return source
+
+    def _prepare_slots(self, config: RunConfig) -> None:
+        source = self._find_source(config)
         for number in range(self._slot_count):
             slot = Slot(
                 config.case,
@@ -186,6 +183,30 @@ class Worker:
                 slot.close()
             except OSError as error:  # a process that does not end in time still writes there
                 logger.warning("%s stays: %s", slot.directory, error)
+
+    # -- keeping agents ------------------------------------------------------------------------
+
+    def _serve_agents(self, config: RunConfig) -> None:
+        self._duty = AgentDuty(
+            config,
+            source=self._find_source(config),
+            directories=[self._directory_of(number) for number in range(self._slot_count)],
+            mark=self._mark,
+            name=self.name,
+        )
+        try:
+            self._duty.configure(config.agent)
+            threading.Thread(target=self._keep_pulse, args=(config,), daemon=True).start()
+            follow_control(
+                self._url,
+                self._queues,
+                name=self.name,
+                announce=self.announce,
+                on_message=self._on_control,
+                leaving=self._leaving,
+            )
+        finally:
+            self._duty.stop()
 
     # -- making runs ---------------------------------------------------------------------------
 
@@ -279,6 +300,8 @@ class Worker:
         if isinstance(message, Cancel):
             self._cancelled.update(message.runs)
             self._kill_cancelled()
+        elif isinstance(message, RunConfig) and self._duty is not None:
+            self._duty.configure(message.agent)
         elif isinstance(message, Stop) and message.worker in ("", self.name):
             self.leave(SESSION_OVER, message.reason)
 
@@ -299,9 +322,17 @@ class Worker:
             if self._silence > config.master_timeout:
                 self.leave(MASTER_GONE, f"no sign of the master for {self._silence:.0f} s")
                 return
-            states = tuple(self._slot_state(number, now) for number in range(self._slot_count))
-            self._say(Heartbeat(self.name, states, self._finished))
+            self._say_heartbeat(now)
             self._kill_cancelled()  # one that was just about to start when it was cancelled
+
+    def _say_heartbeat(self, now: float) -> None:
+        if self._duty is not None:
+            states, finished = self._duty.states(), self._duty.starts
+        else:
+            slots = range(self._slot_count)
+            states = tuple(self._slot_state(number, now) for number in slots)
+            finished = self._finished
+        self._say(Heartbeat(self.name, states, finished))
 
     def _kill_cancelled(self) -> None:
         for number, (run, _) in list(self._running.items()):

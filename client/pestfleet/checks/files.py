@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 LARGE_FILE = 100 * 2**20  # bytes; a smaller file is copied in less than a second
 LARGE_FLEET = 10 * 2**30  # bytes for all slots together
+_BLOCK = 4096  # bytes: what even a small file or a folder takes on most file systems
 
 
 def check_pairs(control: ControlFile, folder: Folder, problems: Problems) -> None:
@@ -41,7 +42,8 @@ def _check_pair(
         if "\\" in name:
             problems.warning(
                 place,
-                f"the {kind} '{name}' is written with a backslash, which Linux takes for a letter",
+                f"the {kind} '{name}' is written with a backslash: pestfleet takes it for '/', "
+                "but other programs on Linux take it for a letter",
                 f"Write '{name.replace(chr(92), '/')}'; Windows understands that too.",
             )
         if is_outside(name):
@@ -130,17 +132,26 @@ def check_sizes(
 ) -> None:
     """Say what the slots take on disk if that is much, and which files it is."""
     total = sum(file.size for file in files)
+    fleet = measure_slots(files, slots)
     large = sorted((f for f in files if f.size >= LARGE_FILE), key=lambda f: -f.size)
-    if not large and total * slots < LARGE_FLEET:
+    if not large and fleet < LARGE_FLEET:
         return
     most = f", '{large[0].name}' alone {format_size(large[0].size)}" if large else ""
     problems.warning(
         Place(large[0].path if large else control.path.parent),
-        f"the case has {format_size(total)}{most}: with {slots} slot{'s'[: slots > 1]} it takes "
-        f"up to {format_size(total * slots)} of disk",
+        f"the case has {format_size(total)}{most}: with {slots:,} slot{'s'[: slots > 1]} it takes "
+        f"up to {format_size(fleet)} of disk",
         "Move what the model does not read out of the case folder. Slots share large files where "
-        "the file system can.",
+        "the file system can."
+        if total * 10 > LARGE_FILE
+        else "Ask for fewer slots.",
     )
+
+
+def measure_slots(files: Sequence[RunFile], slots: int) -> int:
+    """Bytes of disk that the copies of so many slots take, if no file can be shared."""
+    blocks = sum(-(-file.size // _BLOCK) for file in files)
+    return (blocks + 1) * _BLOCK * slots
 
 
 def check_alike(control: ControlFile, files: Sequence[RunFile], problems: Problems) -> None:

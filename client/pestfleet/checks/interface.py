@@ -10,7 +10,8 @@ from pestfleet.checks.files import check_exists
 from pestfleet.checks.names import Folder, is_outside, to_posix
 from pestfleet.checks.problem import Problems
 from pestfleet.control.model import ControlFile, FilePair, Parameter, Place
-from pestfleet_worker.instructions import InstructionError, Instructions
+from pestfleet_worker.instruction_parser import InstructionError, Parser, read_marker
+from pestfleet_worker.instructions import Instructions
 from pestfleet_worker.numbers import DecimalPoint, NumberError, Precision, format_number
 from pestfleet_worker.templates import Field, Template, TemplateError
 
@@ -31,7 +32,11 @@ def check_templates(control: ControlFile, folder: Folder, problems: Problems) ->
                 continue
             try:
                 templates.append(Template.parse(folder.root / to_posix(pair.pest)))
-            except (TemplateError, ValueError) as error:
+            except TemplateError as error:
+                complete = False
+                for each in (error, *error.more):
+                    _report(each, pair, folder, problems)
+            except ValueError as error:
                 complete = False
                 _report(error, pair, folder, problems)
     if not _is_counted(control, "npar", len(control.parameters)):
@@ -77,7 +82,11 @@ def check_instructions(control: ControlFile, folder: Folder, problems: Problems)
                 continue
             try:
                 files.append(Instructions.parse(folder.root / to_posix(pair.pest)))
-            except (InstructionError, ValueError) as error:
+            except InstructionError as error:
+                complete = False
+                for each in (error, *_find_later_errors(error)):
+                    _report(each, pair, folder, problems)
+            except ValueError as error:
                 complete = False
                 _report(error, pair, folder, problems)
     if not _is_counted(control, "nobs", len(control.observations)):
@@ -109,6 +118,26 @@ def check_instructions(control: ControlFile, folder: Folder, problems: Problems)
                         f"the observation '{observation.name}' is in no instruction file",
                         "Read it in an instruction file, or remove it from '* observation data'.",
                     )
+
+
+def _find_later_errors(first: InstructionError) -> list[InstructionError]:
+    """Errors of an instruction file in the lines after its first one."""
+    if first.line < 2:
+        return []  # without its marker no line can be read
+    lines = first.file.read_bytes().decode("latin-1").replace("\r\n", "\n").split("\n")
+    parser = Parser(first.file, read_marker(lines[0], first.file))
+    errors: list[InstructionError] = []
+    spoilt = False
+    for number, line in enumerate(lines[1:], start=1):
+        if spoilt and line.split()[:1] == ["&"]:
+            continue  # it goes on with a line that is wrong
+        try:
+            parser.add(line, number)
+            spoilt = False
+        except InstructionError as error:
+            errors.append(error)
+            spoilt = True
+    return errors[1:]
 
 
 def _is_readable(pair: FilePair, folder: Folder) -> bool:

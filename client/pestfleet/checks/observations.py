@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from pestfleet.checks.problem import Problems
 from pestfleet.control.model import ControlFile, Observation, Place
 
@@ -29,13 +31,7 @@ def check_observations(control: ControlFile, problems: Problems) -> None:
                     "in '* observation groups'",
                     "Add the group there, or correct the name.",
                 )
-    weights = [o.weight for o in control.observations] + [p.weight for p in control.priors]
-    if control.observations and not any(weight != 0 for weight in weights):
-        problems.warning(
-            control.observations[0].place or Place(control.path),
-            "all weights are 0: there is nothing to fit",
-            "Give the observations that count a weight, 1 / standard deviation.",
-        )
+    report_no_weight(control, problems.warning)
     if (
         control.mode == "regularization"
         and control.observation_groups
@@ -44,6 +40,20 @@ def check_observations(control: ControlFile, problems: Problems) -> None:
         message = "PESTMODE is regularization, but no observation group begins with 'regul'"
         remedy = "Name the groups of regularization 'regul…', or set PESTMODE to estimation."
         problems.error(Place(control.path), message, remedy)
+
+
+def report_no_weight(control: ControlFile, add: Callable[[Place, str, str], None]) -> bool:
+    """Add a problem, and return True, if nothing has a weight: an error for some engines only."""
+    weights = [o.weight for o in control.observations] + [p.weight for p in control.priors]
+    # A covariance matrix stands in place of the weights of its group.
+    if not control.observations or control.observation_covariances or any(weights):
+        return False
+    add(
+        control.observations[0].place or Place(control.path),
+        "all weights are 0: there is nothing to fit",
+        "Give the observations that count a weight, 1 / standard deviation.",
+    )
+    return True
 
 
 def _report_twice(

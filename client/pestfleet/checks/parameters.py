@@ -7,6 +7,7 @@ data and prior information), as PESTCHEK applies them.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from pestfleet.checks.problem import Problems
 from pestfleet.control.model import ControlFile, Parameter, ParameterGroup, Place
@@ -29,8 +30,13 @@ def check_parameters(control: ControlFile, problems: Problems) -> None:
             if parameter.scale == 0:
                 message = f"the parameter '{parameter.name}' has SCALE 0: the model never sees it"
                 problems.error(place, message, "Set SCALE to 1.0.")
+    report_not_adjustable(control, problems.warning)
+
+
+def report_not_adjustable(control: ControlFile, add: Callable[[Place, str, str], None]) -> None:
+    """Add a problem if no parameter is adjustable: an error for some engines only."""
     if control.parameters and not any(p.transform in ("none", "log") for p in control.parameters):
-        problems.warning(
+        add(
             _place(control.parameters[0].place, control),
             "no parameter is adjustable: all are fixed or tied",
             "Set PARTRANS of those to be estimated to 'none' or 'log'.",

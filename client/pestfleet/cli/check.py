@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pestfleet.cli.options import json_option
-from pestfleet_worker.errors import CaseError, RunsFailedError
+from pestfleet_worker.errors import CaseError, ConfigurationError, RunsFailedError
 
 if TYPE_CHECKING:
     from pestfleet.case import Case
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @click.command("check", short_help="Tell every problem of a case, before anything runs.")
 @click.argument("case", type=click.Path(path_type=Path))
+@click.option("--engine", metavar="NAME", help="Check also what this engine needs of the case.")
 @click.option(
     "--slots", type=int, metavar="N", help="Slots of the whole fleet, for the disk they need."
 )
@@ -30,9 +31,19 @@ if TYPE_CHECKING:
 @click.option("--rows", default=20, show_default=True, help="Observations to show of that run.")
 @json_option
 def command(
-    case: Path, *, slots: int | None, make_run: bool, rows: int, as_json: bool, **given: Any
+    case: Path,
+    *,
+    engine: str | None,
+    slots: int | None,
+    make_run: bool,
+    rows: int,
+    as_json: bool,
+    **given: Any,
 ) -> None:
     """Tell every problem of CASE, a case folder or control file, with file, line and remedy.
+
+    What only some engines refuse, such as a case without weights, is a warning; with --engine
+    it is an error where that engine refuses it.
 
     Exit code 3 when there are errors, 5 when the run of --run fails.
     """
@@ -41,9 +52,13 @@ def command(
     from pestfleet.config import read_settings
     from pestfleet.progress import dump_json
 
+    if slots is not None and slots < 1:
+        raise ConfigurationError(f"--slots is {slots}", remedy="Expected: 1 or more.")
     settings = read_settings(case, given=given)
     fleet = slots if slots is not None else settings.workers * settings.slots
-    checked, problems = check_case(case, slots=fleet)
+    checked, problems = check_case(
+        case, slots=fleet, engine=engine or "", options=settings.engine_options
+    )
     errors = [problem for problem in problems if problem.severity == "error"]
     report: dict[str, Any] = {
         "case": str(checked.control.path) if checked is not None else str(case),
@@ -56,6 +71,8 @@ def command(
             print_problem(problem, err=False)
         if checked is not None:
             click.echo(_describe_case(checked))
+            if slots is not None and not errors:
+                click.echo(_describe_disk(checked, slots))
         click.echo(count_problems(problems))
     failure: Failure | None = None
     try:
@@ -133,6 +150,13 @@ def _describe_case(case: Case) -> str:
         f"{len(control.observations):,} observations, {len(control.templates):,} template and "
         f"{len(control.instructions):,} instruction files"
     )
+
+
+def _describe_disk(case: Case, slots: int) -> str:
+    from pestfleet.checks.files import format_size, measure_slots
+
+    size = format_size(measure_slots(case.files(), slots))
+    return f"{slots:,} slot{'s'[: slots > 1]}: up to {size} of disk"
 
 
 def _print_run(run: dict[str, Any], failure: Failure | None, *, rows: int) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import tempfile
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
 import click
 
+from pestfleet.quiet import discard
 from pestfleet_worker.errors import Interrupted, PestfleetError
 
 
@@ -42,12 +45,22 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
+            return self._invoke(ctx)
+        except BrokenPipeError:
+            if _flush():
+                raise  # another pipe than ours
+            return None  # who reads it has seen enough
+        finally:
+            _flush()
+
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
             return super().invoke(ctx)
         except PestfleetError as error:
             show_error(error)
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+            say("stopped")
             ctx.exit(Interrupted.exit_code)
         except (
             click.ClickException,
@@ -64,14 +77,35 @@ class Commands(click.Group):
             ctx.exit(1)
 
 
+def say(text: str) -> None:
+    """A line on stderr, if somebody reads it: an error's exit code counts in any case."""
+    with suppress(OSError, ValueError):
+        click.echo(text, err=True)
+
+
+def _flush() -> bool:
+    """Flush what is left, so that Python has nothing to complain about at its end.
+
+    False when nobody reads stdout or stderr any more.
+    """
+    read = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            discard(stream)
+            read = False
+    return read
+
+
 def show_error(error: PestfleetError) -> None:
     """`error: …` and the remedy, on stderr."""
     from pestfleet.config import redact
 
     prefix = "" if isinstance(error, Interrupted) else "error: "
-    click.echo(f"{prefix}{redact(error.message)}", err=True)
+    say(f"{prefix}{redact(error.message)}")
     if error.remedy:
-        click.echo(f"  {redact(error.remedy)}", err=True)
+        say(f"  {redact(error.remedy)}")
 
 
 def _show_defect(error: Exception) -> None:
@@ -84,5 +118,5 @@ def _show_defect(error: Exception) -> None:
     ) as file:
         file.write(text)
     what = redact(f"{type(error).__name__}: {error}").splitlines()[0]
-    click.echo(f"error: a defect in pestfleet: {what}", err=True)
-    click.echo(f"  Please report it, with the traceback in {file.name}", err=True)
+    say(f"error: a defect in pestfleet: {what}")
+    say(f"  Please report it, with the traceback in {file.name}")

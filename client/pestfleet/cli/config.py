@@ -9,6 +9,16 @@ import click
 
 from pestfleet.cli.options import fleet_options, json_option
 
+# What a setting that is empty or 0 means.
+_NOTHING = {
+    "scratch": "(in the session's folder)",
+    "time_limit": "(no limit)",
+    "mode": "(what suits the engine)",
+    "cache": "(in your user's cache folder)",
+    "engine_args": "(none)",
+    "broker": "(one of its own)",
+}
+
 
 @click.command("config", short_help="Show the settings, and where each value came from.")
 @click.argument("case", type=click.Path(path_type=Path), required=False)
@@ -34,5 +44,5 @@ def command(case: Path | None, as_json: bool, **given: Any) -> None:
     for column in ("setting", "value", "from"):
         table.add_column(column, overflow="fold")
     for name, (value, origin) in described.items():
-        table.add_row(name, str(value), origin)
+        table.add_row(name, _NOTHING.get(name, "") if value in ("", 0.0) else str(value), origin)
     make_console().print(table)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pestfleet.cli.options import json_option, open_session, session_argument, sessions_option
+from pestfleet_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import pandas
@@ -37,7 +38,15 @@ def command(
 
     opened = open_session(session, sessions)
     tables = opened.results()
-    written = write_csv(tables, folder) if folder is not None else []
+    written: list[Path] = []
+    if folder is not None:
+        try:
+            written = write_csv(tables, folder)
+        except OSError as error:
+            raise ConfigurationError(
+                f"--csv {folder} cannot be written: {error.strerror or error}",
+                remedy="Check the space and the permissions there, or name another folder.",
+            ) from error
     picture = opened.plot()
     if as_json:
         content: dict[str, Any] = {name: to_records(table) for name, table in tables.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,15 +14,30 @@ from pestfleet.cli.options import fleet_options
 if TYPE_CHECKING:
     from pestfleet.config import Settings
 
+_SHOWN_WORKERS = 5
+
 
 @click.command("run", short_help="Run a case with an engine on a fleet of workers.")
 @click.argument("case", type=click.Path(path_type=Path))
 @fleet_options
 @click.option("--session", "name", metavar="ID", default="", help="Id of the session.  "
               "[default: the case's name with date and time]")  # fmt: skip
+@click.option(
+    "--i-know-the-port-is-open",
+    is_flag=True,
+    help="Run an external engine though its port is open to the network.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be launched, and launch nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object an event on stdout.")
-def command(case: Path, *, name: str, dry_run: bool, as_json: bool, **given: Any) -> None:
+def command(
+    case: Path,
+    *,
+    name: str,
+    i_know_the_port_is_open: bool,
+    dry_run: bool,
+    as_json: bool,
+    **given: Any,
+) -> None:
     """Run CASE, a case folder or control file, with an engine on a fleet of workers.
 
     Ctrl-C stops the session clean: finished runs are kept, and pestfleet resume goes on with
@@ -29,7 +45,10 @@ def command(case: Path, *, name: str, dry_run: bool, as_json: bool, **given: Any
     """
     from pestfleet.config import read_settings
 
+    if i_know_the_port_is_open:
+        given["engine_options"] = {**given["engine_options"], "i_know_the_port_is_open": "true"}
     settings = read_settings(case, given=given)
+    _warn_of_cores(settings)
     if dry_run:
         _print_plan(case, settings, name, as_json=as_json)
         return
@@ -62,18 +81,34 @@ def command(case: Path, *, name: str, dry_run: bool, as_json: bool, **given: Any
     host_session(session, broker_url=settings.broker_url, as_json=as_json)
 
 
+def _warn_of_cores(settings: Settings) -> None:
+    slots, cores = settings.workers * settings.slots, os.cpu_count() or 1
+    if settings.on == "local" and slots > cores:
+        click.echo(
+            f"warning: {slots:,} slots on this machine, which has {cores} "
+            f"core{'s'[: cores > 1]}: models that compute will wait for each other\n"
+            "    Ask for fewer workers or slots, unless the model mostly waits.",
+            err=True,
+        )
+
+
 def _print_plan(case: Path, settings: Settings, name: str, *, as_json: bool) -> None:
     """Check the case and describe the fleet; writes no file."""
     from pestfleet.case import check_case
     from pestfleet.cli.problems import print_problem, refuse_case
     from pestfleet.config import redact
-    from pestfleet.engines import load_engine
+    from pestfleet.engines import check_name
     from pestfleet.progress import dump_json
     from pestfleet.targets import make_target
     from pestfleet.targets.base import FleetPlan
 
-    load_engine(settings.engine)
-    checked, problems = check_case(case, slots=settings.workers * settings.slots)
+    check_name(settings.engine)
+    checked, problems = check_case(
+        case,
+        slots=settings.workers * settings.slots,
+        engine=settings.engine,
+        options=settings.engine_options,
+    )
     if checked is None or any(problem.severity == "error" for problem in problems):
         raise refuse_case(problems)
     session = name or f"{checked.name}-DATE-TIME"
@@ -112,6 +147,10 @@ def _print_plan(case: Path, settings: Settings, name: str, *, as_json: bool) -> 
     for fact, value in facts.items():
         click.echo(f"{fact.replace('_', ' '):<13} {value if value != '' else 'none'}")
     click.echo("would start:")
-    for step in steps:
+    # On this machine each step is a worker, and they differ in their number only.
+    shown = steps[:_SHOWN_WORKERS] if settings.on == "local" else steps
+    for step in shown:
         click.echo(f"  {step}")
+    if len(steps) > len(shown):
+        click.echo(f"  and {len(steps) - len(shown):,} more")
     click.echo("Nothing was started.")

@@ -36,7 +36,8 @@ def command(session: str | None, sessions: Path | None, as_json: bool, watch: bo
     elif watch:
         _watch(opened)
     else:
-        make_console().print(render_status(opened.status()))
+        asked = opened.folder.stop_requested
+        make_console().print(render_status(opened.status(), ended_by_user=asked))
 
 
 def _follow(session: Session) -> Iterator[dict[str, Any]]:
@@ -59,8 +60,11 @@ def _watch(session: Session) -> None:
             live.update(render_status(status), refresh=True)
 
 
-def render_status(status: dict[str, Any]) -> RenderableType:
-    """The state of a session with a line for each slot."""
+def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> RenderableType:
+    """The state of a session with a line for each slot.
+
+    `ended_by_user`: it was asked to stop; then it died of the second Ctrl-C, not by itself.
+    """
     from rich.console import Group
     from rich.text import Text
 
@@ -82,6 +86,8 @@ def render_status(status: dict[str, Any]) -> RenderableType:
     if state != "running":
         style = "green" if state == "finished" else "yellow" if state == "stopped" else "red"
         lines.append(Text(state, style=f"bold {style}"))
+    if state == "died" and ended_by_user:
+        lines.append("it was asked to stop, and was ended before it had")
     if state in ("stopped", "died", "failed"):
         lines.append(f"Go on with: pestfleet resume {name}")
     return Group(*lines)

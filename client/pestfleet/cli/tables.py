@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from pestfleet.progress import format_change, format_phi
+from pestfleet.quiet import QuietStream
 
 if TYPE_CHECKING:
     import pandas
@@ -18,10 +21,16 @@ if TYPE_CHECKING:
     from pestfleet.session import Session
 
 
+_WRITE_ALL = "pestfleet results --csv FOLDER writes all"
+
+
 def make_console() -> Console:
-    """Stdout; wide where it is no terminal, so that a program that reads it sees whole lines."""
-    console = Console()
-    return console if console.is_terminal else Console(width=200)
+    """Stdout; where it is no terminal as wide as COLUMNS says, else wide enough for whole lines."""
+    console = Console(file=cast(TextIO, QuietStream(sys.stdout)))
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    console.width = 200
+    return console
 
 
 def make_table(title: str | None = None) -> Table:
@@ -52,7 +61,11 @@ def print_summary(console: Console, session: Session, summary: dict[str, Any]) -
     if "phi" in summary:
         change = format_change(summary["phi"], summary.get("phi_initial"))
         than = f", {change} than at first" if change else ""
-        console.print(f"phi {format_phi(summary['phi'])}{than}", style="bold", highlight=False)
+        name = "mean phi" if summary.get("engine") == "ies" else "phi"
+        if "phi_regularization" in summary:
+            name = "measurement phi"
+            than += f"; regularization phi {format_phi(summary['phi_regularization'])}"
+        console.print(f"{name} {format_phi(summary['phi'])}{than}", style="bold", highlight=False)
     print_tables(console, session.results(), rows=20, only=("parameters",))
     failed = summary.get("failed_runs", 0)
     if "runs" in summary:
@@ -72,22 +85,26 @@ def print_tables(
     only: tuple[str, ...] = ("parameters", "groups", "iterations", "sweep"),
 ) -> None:
     """The tables that people read, at most `rows` rows of each."""
+    ensemble = "posterior_observations" in tables
     if "parameters" in only and "parameters" in tables:
         _print_parameters(console, tables["parameters"], rows)
     if "groups" in only and "observations" in tables:
-        print_frame(console, summarize_groups(tables["observations"]), "Observations", rows)
+        title = "Observations" + " (modelled: medians of the last ensemble)" * ensemble
+        print_frame(console, summarize_groups(tables["observations"]), title, rows)
     if "sweep" in only and "sweep" in tables:
         sweep = tables["sweep"]
         best = sweep[["input_run_id", "phi"]].dropna().sort_values("phi", kind="stable")
         print_frame(console, best.rename(columns={"input_run_id": "run"}), "Lowest phi", rows)
     elif "iterations" in only and len(tables.get("iterations", ())):
-        print_frame(console, tables["iterations"], "Iterations", rows, last=True)
+        title = "Iterations" + " (phi: mean of the realizations)" * ensemble
+        print_frame(console, tables["iterations"], title, rows, last=True)
 
 
 def summarize_groups(observations: pandas.DataFrame) -> pandas.DataFrame:
     """For each group: observations with a weight, phi, and the root of the mean squared residual.
 
-    Columns: group, observations, phi, rms_residual (in the observations' own unit).
+    Columns: group, observations, without_weight (where there is one; they count nowhere), phi,
+    rms_residual (in the observations' own unit).
     """
     import pandas
 
@@ -96,8 +113,10 @@ def summarize_groups(observations: pandas.DataFrame) -> pandas.DataFrame:
         used = group[group["weight"] > 0]
         squares = used["residual"] ** 2
         phi = float((squares * used["weight"] ** 2).sum())
-        rows.append((name, len(used), phi, float(squares.mean() ** 0.5)))
-    return pandas.DataFrame(rows, columns=["group", "observations", "phi", "rms_residual"])
+        rows.append((name, len(used), len(group) - len(used), phi, float(squares.mean() ** 0.5)))
+    names = ["group", "observations", "without_weight", "phi", "rms_residual"]
+    table = pandas.DataFrame(rows, columns=names)
+    return table if table["without_weight"].any() else table.drop(columns="without_weight")
 
 
 def print_frame(
@@ -136,7 +155,10 @@ def _print_parameters(console: Console, parameters: pandas.DataFrame, rows: int)
             cells.append(f"{low} … {high}" if low else "")
         table.add_row(*cells, _describe_bound(row))
     console.print(table)
-    _print_rest(console, len(parameters) - len(shown), "parameters")
+    others = len(parameters) - len(adjustable) if len(adjustable) else 0
+    _print_rest(console, len(parameters) - others - len(shown), "parameters")
+    if others:
+        console.print(f"and {others:,} tied or fixed; {_WRITE_ALL}", highlight=False)
 
 
 def _describe_bound(row: pandas.Series) -> str:
@@ -148,4 +170,4 @@ def _describe_bound(row: pandas.Series) -> str:
 
 def _print_rest(console: Console, more: int, what: str = "rows") -> None:
     if more > 0:
-        console.print(f"and {more:,} more {what}; --csv FOLDER writes all", highlight=False)
+        console.print(f"and {more:,} more {what}; {_WRITE_ALL}", highlight=False)

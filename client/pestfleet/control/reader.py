@@ -134,7 +134,7 @@ class _Reader:
         )
         priors = self._read_priors()
         group_names, covariances = self._read_observation_groups(not is_version2)
-        templates, instructions = self._read_pairs()
+        templates, instructions = self._read_pairs(is_version2)
         if not keyword:
             self._check_counts(
                 npar=len(parameters) if rows.complete else None,
@@ -314,8 +314,12 @@ class _Reader:
             self.problems.error(Place(self.path, section.line), message, "Make them agree.")
         return commands
 
-    def _read_pairs(self) -> tuple[list[FilePair], list[FilePair]]:
+    def _read_pairs(self, is_version2: bool) -> tuple[list[FilePair], list[FilePair]]:
         both = self.sections.get("model input/output")
+        apart = any(self.sections.get(title) for title in ("model input", "model output"))
+        if not (is_version2 or both or apart):
+            self._report_missing_section("model input/output")
+            return [], []
         pairs: dict[str, list[FilePair]] = {}
         for title, variable in (("model input", "ntplfle"), ("model output", "ninsfle")):
             section = self.sections.get(title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,10 +105,11 @@ def _open_section(
     place = Place(path, number)
     section = Section(title, number, external=external, keyword=keyword)
     if title not in KNOWN_SECTIONS:
+        near = _find_section(title)
         problems.warning(
             place,
             f"the section '* {title}' is unknown and ignored",
-            "Correct its name if it is misspelt.",
+            f"Did you mean '* {near}'?" if near else "Correct its name if it is misspelt.",
         )
         return section
     if external and title not in _EXTERNAL_SECTIONS:
@@ -128,6 +130,15 @@ def _open_section(
     return section
 
 
+def _find_section(title: str) -> str:
+    """The known section that a misspelt title may be meant for; "" if none is near."""
+    slash = "/" in title
+    near = difflib.get_close_matches(
+        title, sorted(known for known in KNOWN_SECTIONS if "/" in known or not slash), 1, 0.7
+    )
+    return near[0] if near else ""
+
+
 def _read_options(line: str, place: Place, sections: Sections, problems: Problems) -> None:
     """`++key(value)`, several a line; `++#` is a comment."""
     text = line[2:].lstrip()
@@ -139,6 +150,10 @@ def _read_options(line: str, place: Place, sections: Sections, problems: Problem
             problems.error(place, message, "Write ++key(value).")
             return
         key = match[1].lower().lstrip("+")
+        if match[2] is None and text[match.end() :].lstrip().startswith("("):
+            message = f"the option '{key}' has no ')' at the end of its value"
+            problems.error(place, message, f"Write ++{key}(value).")
+            return
         if match[2] is None:
             problems.warning(place, f"the option '{key}' has no value", f"Write ++{key}(value).")
         value = (match[3] or "").strip().strip("'\"")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pestfleet_worker.errors import ConfigurationError
@@ -38,7 +39,7 @@ def choose_mode(name: str, mode: str) -> str:
 
     Raises `ConfigurationError` for a mode that the engine does not have.
     """
-    modes = ("agent",) if name in _AGENTS_ONLY else ("queue",)
+    modes: tuple[str, ...] = ("agent",) if name in _AGENTS_ONLY else ("queue",)
     if name.startswith("pestpp-"):
         modes = ("queue", "agent")
     if mode and mode not in modes:
@@ -46,6 +47,22 @@ def choose_mode(name: str, mode: str) -> str:
             f"engine {name} does not run in mode {mode!r}", remedy=f"It has: {', '.join(modes)}."
         )
     return mode or modes[0]
+
+
+def check_program(name: str, case: Path) -> None:
+    """Raises `ConfigurationError` when the engine is a program that is not on this machine.
+
+    `case`: the case's folder, where the user may have put it.
+    """
+    if name.startswith("pestpp-"):
+        from pestfleet.engines.pestpp.programs import find_program
+
+        find_program(name, case=case)
+    elif name in _AGENTS_ONLY:
+        from pestfleet.engines import classic, programs
+
+        program = classic.PROGRAMS[name]
+        programs.find_program(program.masters, case=case, install=program.install)
 
 
 def load_engine(name: str) -> Engine:

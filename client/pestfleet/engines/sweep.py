@@ -24,6 +24,7 @@ FAILED_VALUE = "-1e+100"  # what pestpp-swp writes for each observation of a run
 CHUNK = 500
 RUNS_PER_SLOT = 50  # in a chunk at least, so that slots do not wait for each other
 RATIO_TOLERANCE = 1e-6
+_SOURCE_NAMES = ("sweep_parameter_csv_file", "sweep_par_csv", "sweep_parameter_file")
 
 Row = tuple[str, Sequence[float]]
 
@@ -39,9 +40,7 @@ def run(job: Job) -> dict[str, Any]:
     Raises `CaseError` with file, line and column for an input that cannot be used.
     """
     options = Options(job)
-    source = options.get_text(
-        "sweep_parameter_csv_file", "sweep_par_csv", "sweep_parameter_file", default="sweep_in.csv"
-    )
+    source = options.get_text(*_SOURCE_NAMES, default="sweep_in.csv")
     target = options.get_text(
         "sweep_output_csv_file", "sweep_obs_csv", "sweep_output_file", default="sweep_out.csv"
     )
@@ -101,6 +100,27 @@ def run(job: Job) -> dict[str, Any]:
     return summary
 
 
+def check_input(job: Job) -> None:
+    """Raise `CaseError` where the input is not there or lacks columns.
+
+    Rows of a table are not read: only `run` takes the time for that.
+    """
+    options = Options(job)
+    source = options.get_text(*_SOURCE_NAMES, default="sweep_in.csv")
+    forgive = options.get_flag("sweep_forgive", default=False)
+    folder = job.control.path.parent
+    path = folder / source.replace("\\", "/")
+    if source.lower().endswith(".par"):
+        columns, _ = _read_par_files(folder, source)
+    elif path.suffix.lower() not in BINARY_SUFFIXES:
+        columns = _open_table(job, path).columns
+    elif path.is_file():
+        return
+    else:
+        raise CaseError(f"{path}: no such file", remedy=f"Correct {_SOURCE_NAMES[0]}.")
+    _ParameterSets(job, source, columns, forgive=forgive)
+
+
 def _warn_about_failures(job: Job, part: Sequence[Row], result: RunSet) -> None:
     """One warning for each reason, with the names of the runs."""
     by_reason: dict[str, list[str]] = {}
@@ -124,14 +144,19 @@ def _open_source(job: Job, source: str) -> tuple[tuple[str, ...], Iterator[Row],
         ensemble = read_ensemble(path)
         pairs = zip(ensemble.realizations, ensemble.values.tolist(), strict=True)
         return ensemble.columns, iter(pairs), len(ensemble.realizations)
+    table = _open_table(job, path)
+    total = sum(1 for _ in table.rows())
+    return table.columns, ((name, values) for _, name, values in table.rows()), total
+
+
+def _open_table(job: Job, path: Path) -> CsvEnsemble:
     table = CsvEnsemble(path)
     if table.first in {parameter.name for parameter in job.control.parameters}:
         raise CaseError(
             f"{path}:1: the first column is parameter {table.first!r}; it must name the runs",
             remedy="Put a column with run names or numbers first.",
         )
-    total = sum(1 for _ in table.rows())
-    return table.columns, ((name, values) for _, name, values in table.rows()), total
+    return table
 
 
 def _read_par_files(folder: Path, source: str) -> tuple[tuple[str, ...], list[Row]]:

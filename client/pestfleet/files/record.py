@@ -77,14 +77,29 @@ class Record:
             self.write(f"    {line}".rstrip())
         self.write("")
 
-    def iteration(self, number: int, *, runs: int, phi: float, groups: Mapping[str, float]) -> None:
+    def iteration(
+        self, number: int, *, runs: int, phi: float, name: str, groups: Mapping[str, float]
+    ) -> None:
+        """The head of an iteration. `name`: of the `phi` that it is to lower."""
+        which = "" if name == "phi" else f" ({name})"
         self.write(
             "",
             f" OPTIMISATION ITERATION NO.        : {number}",
             f"    Model calls so far             : {runs}",
-            f"    Starting phi for this iteration: {phi:.7G}",
+            f"    Starting phi for this iteration: {phi:.7G}{which}",
         )
         self.groups(groups)
+
+    def parts(self, *, measurement: float, regularization: float, factor: float) -> None:
+        """Phi in regularization mode, each part by its name, and how the total is made of them."""
+        total = measurement + factor**2 * regularization
+        self.write(
+            f"    Regularization weight factor   : {factor:.7G}",
+            f"    Measurement phi                : {measurement:.7G}",
+            f"    Regularization phi             : {regularization:.7G}",
+            f"    Total phi                      : {total:.7G} (measurement + "
+            "factor squared x regularization)",
+        )
 
     def groups(self, groups: Mapping[str, float]) -> None:
         self.write(
@@ -94,16 +109,21 @@ class Record:
             )
         )
 
-    def damping(self, value: float, scale: float, phi: float | None, start: float) -> None:
-        """One damping value (Marquardt lambda) and what phi it gave; None for a failed run."""
+    def damping(
+        self, value: float, scale: float, phis: Mapping[str, tuple[float, float]] | None
+    ) -> None:
+        """One damping value (Marquardt lambda) and what it gave; None for a failed run.
+
+        `phis`: name of a phi -> (value, its value at the start of the iteration).
+        """
         part = "" if scale == 1.0 else f"   (upgrade times {scale:g})"
         self.write(f"        Lambda = {value:12.5G} ----->{part}")
-        if phi is None:
+        if phis is None:
             self.write("           the run failed")
-        elif start > 0.0:
-            self.write(f"           Phi = {phi:.7G}  ({phi / start:8.4f} of starting phi)")
-        else:
-            self.write(f"           Phi = {phi:.7G}")
+            return
+        for name, (phi, start) in phis.items():
+            ratio = f"  ({phi / start:8.4f} of the starting one)" if start > 0.0 else ""
+            self.write(f"           {name} = {phi:.7G}{ratio}")
 
     def changes(self, changes: Sequence[ParameterChange]) -> None:
         """Old and new values, and who changed most."""

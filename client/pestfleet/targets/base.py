@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +10,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """The fleet that a session wants. `source`: the case's folder as the master sees it."""
+    """The fleet that a session wants. `source`: the case's folder as the master sees it.
+
+    `on_end(worker, reason)` is told by a target that sees a worker end before its time.
+    """
 
     session: str
     folder: Path
@@ -18,6 +22,7 @@ class FleetPlan:
     workers: int
     slots: int
     scratch: Path
+    on_end: Callable[[str, str], None] = lambda worker, reason: None
 
 
 class Target(Protocol):

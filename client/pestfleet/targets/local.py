@@ -144,6 +144,7 @@ class LocalTarget:
             exit_code = self._run_worker(seat)
             if exit_code == 0 or seat.closing.is_set():
                 return
+            self._plan.on_end(_worker_name(seat), f"its process ended: {_describe_end(exit_code)}")
             early_ends = early_ends + 1 if time.monotonic() - began < EARLY else 0
             if exit_code == REFUSED or (early_ends >= EARLY_ENDS and exit_code > 0):
                 self._trouble = (
@@ -172,6 +173,10 @@ class LocalTarget:
     def _last_line(self, seat: _Seat) -> str:
         lines = (self._logs / f"{seat.name}.log").read_text(errors="replace").splitlines()
         return next((line for line in reversed(lines) if line.strip()), "it wrote no log")
+
+
+def _describe_end(exit_code: int) -> str:
+    return f"exit code {exit_code}" if exit_code >= 0 else f"signal {-exit_code}"
 
 
 def _worker_name(seat: _Seat) -> str:

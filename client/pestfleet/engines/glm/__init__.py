@@ -28,9 +28,9 @@ def run(job: Job) -> dict[str, Any]:
 
     NOPTMAX 0 makes one run, -1 a Jacobian and statistics, -2 a Jacobian. The summary has
     `engine`, `iterations`, `phi` and `phi_initial` (of the measurements, in regularization mode,
-    which adds `phi_regularization` and `weight_factor`), `stop_reason`, `parameters` {name:
-    value, lower95, upper95}, `files`, `runs`, `failed_runs`. A limit is None where there are no
-    statistics or it is infinite.
+    which adds `phi_regularization`, `weight_factor` and `phi_total`), `stop_reason`,
+    `parameters` {name: value, lower95, upper95}, `files`, `runs`, `failed_runs`. A limit is None
+    where there are no statistics or it is infinite.
 
     Raises `CaseError`, `ConfigurationError`, and `RunsFailedError` when the run of the initial
     values or all runs of a Jacobian fail.
@@ -146,6 +146,7 @@ def _summarize(
     if estimation.merit.regularizing:
         summary["phi_regularization"] = best.phi.regularization
         summary["weight_factor"] = estimation.weight_factor
+        summary["phi_total"] = best.phi.total(estimation.weight_factor)
     return summary
 
 

@@ -77,6 +77,17 @@ def plan_trials(settings: Settings, base: float, *, slots: int, attempt: int) ->
     return [Trial(d, s * shrink) for s in scales for d in dampings][:size]
 
 
+def shorten_trials(trials: list[Trial], *, attempt: int) -> list[Trial]:
+    """The same dampings with smaller steps, `attempt` iterations after the last better result.
+
+    For regularization below PHIMACCEPT: measurement and regularization phi are convex along the
+    undamped upgrade of a linear model, and regularization phi is lower at its end, so it is lower
+    all the way. A larger damping turns the upgrade to where the sum of both goes down, which may
+    mean more regularization phi.
+    """
+    return [Trial(t.damping, t.scale * 0.3**attempt) for t in trials]
+
+
 def extend_trials(
     settings: Settings, tried: list[float], *, best: float, slots: int
 ) -> list[Trial]:

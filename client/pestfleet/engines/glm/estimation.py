@@ -14,6 +14,7 @@ from pestfleet.engines.glm.damping import (
     extend_trials,
     next_base,
     plan_trials,
+    shorten_trials,
 )
 from pestfleet.engines.glm.jacobian import Differentiator, Jacobian
 from pestfleet.engines.glm.objective import Objective, Phi
@@ -142,7 +143,8 @@ class Estimation:
             if not self.central and self._can_switch() and reduction < self.settings.phiredswh:
                 self.central, attempt = True, 0
                 self.report.note(
-                    f"iteration {number} reduced phi by less than PHIREDSWH "
+                    f"iteration {number} reduced {self.merit.name(iteration.start.phi)} by less "
+                    "than PHIREDSWH "
                     f"{self.settings.phiredswh:g}: central derivatives from now on"
                 )
                 termination.pardon()
@@ -183,7 +185,11 @@ class Estimation:
         tried: list[Tried] = []
         seen: set[bytes] = set()
         start = self.best
-        trials = plan_trials(self.settings, self.damping, slots=slots, attempt=attempt)
+        if self.merit.accepts(start.phi):
+            trials = plan_trials(self.settings, self.damping, slots=slots, attempt=0)
+            trials = shorten_trials(trials, attempt=attempt)
+        else:
+            trials = plan_trials(self.settings, self.damping, slots=slots, attempt=attempt)
         while trials:
             made = self._try(maker, trials, seen, f"damping values, iteration {number}")
             tried += made

@@ -12,6 +12,7 @@ import numpy as np
 from pestfleet.control.model import ControlFile
 from pestfleet.engines.base import Vector
 from pestfleet.engines.glm.estimation import Estimation, Iteration, Place
+from pestfleet.engines.glm.objective import Phi
 from pestfleet.engines.glm.settings import Settings
 from pestfleet.engines.glm.statistics import Statistics, find_limits
 from pestfleet.files.matrix import write_jcb, write_jco, write_text
@@ -58,6 +59,8 @@ class Output:
         self.record.settings("Settings", values)
         if unused:
             self.record.write(f" Options that are not used: {', '.join(unused)}", "")
+        if self.estimation.merit.regularizing:
+            self._write_rule()
         self.record.table(
             "Parameter definitions",
             ("Name", "Trans", "Limit", "Initial", "Lower", "Upper", "Group", "Scale", "Offset"),
@@ -89,23 +92,26 @@ class Output:
     def write_iteration(self, iteration: Iteration) -> None:
         """What the iteration tried and did, into the record; then the files of its end."""
         record, factor = self.record, iteration.weight_factor
-        start = iteration.start.phi.total(factor)
+        merit = self.estimation.merit
+        counted = merit.key(iteration.start.phi)[1]
         record.iteration(
-            iteration.number, runs=iteration.runs, phi=start, groups=iteration.start.phi.groups
+            iteration.number,
+            runs=iteration.runs,
+            phi=counted,
+            name=merit.name(iteration.start.phi),
+            groups=iteration.start.phi.groups,
         )
-        if self.estimation.merit.regularizing:
-            record.write(
-                f"    Regularization weight factor   : {factor:.7G}",
-                f"    Measurement phi                : {iteration.start.phi.measurement:.7G}",
-                f"    Regularization phi             : {iteration.start.phi.regularization:.7G}",
-            )
+        if merit.regularizing:
+            self._write_parts(iteration.start.phi, factor)
         record.write(f"    Derivatives: {'central' if iteration.central else 'forward'} in groups "
                      "that switch")  # fmt: skip
         names = self.estimation.space.names
         for tried in iteration.tried:
             upgrade = tried.upgrade
-            phi = None if tried.place is None else tried.place.phi.total(factor)
-            record.damping(upgrade.damping, upgrade.scale, phi, start)
+            phis = None
+            if tried.place is not None:
+                phis = self._compare(iteration.start.phi, tried.place.phi)
+            record.damping(upgrade.damping, upgrade.scale, phis)
             if upgrade.limited_by is not None:
                 record.write(
                     f"           shortened by the change limit of {names[upgrade.limited_by]}"
@@ -115,10 +121,20 @@ class Output:
                 more = f" and {len(upgrade.frozen) - 10} more" if len(upgrade.frozen) > 10 else ""
                 record.write(f"           held at a bound: {held}{more}")
         if iteration.best is None:
-            record.write("    No lower phi in this iteration; values stay as they are.")
+            name = merit.name(iteration.start.phi)
+            limit = (
+                f" with a measurement phi up to PHIMACCEPT {self.settings.phimaccept:.7G}"
+                if merit.accepts(iteration.start.phi)
+                else ""
+            )
+            record.write(f"    No lower {name}{limit} in this iteration; values stay as they are.")
         else:
-            phi_end = iteration.end.phi.total(factor)
-            record.write(f"    Lowest phi this iteration      : {phi_end:.7G}", "")
+            for name, (phi, _) in self._compare(iteration.start.phi, iteration.end.phi).items():
+                label = "Lowest phi this iteration"
+                if merit.regularizing:
+                    label = f"{name} of what is kept"
+                record.write(f"    {label:<31s}: {phi:.7G}")
+            record.write("")
             old, new = self._values(iteration.start), self._values(iteration.end)
             pairs = zip(old, new, strict=True)
             record.changes([ParameterChange(a.name, a.value, b.value) for a, b in pairs])
@@ -159,8 +175,41 @@ class Output:
         phi = self.estimation.best.phi
         self.record.write("", f" OPTIMISATION COMPLETE: {reason}.")
         self.record.write(f"    Total model calls: {self.estimation.runner.runs}")
-        self.record.write(f"    Phi              : {phi.total(self.estimation.weight_factor):.7G}")
+        if self.estimation.merit.regularizing:
+            self._write_parts(phi, self.estimation.weight_factor)
+        else:
+            self.record.write(f"    Phi              : {phi.measurement:.7G}")
         self.record.groups(phi.groups)
+
+    def _write_rule(self) -> None:
+        """What decides between two results (see `Merit`)."""
+        limit, accept = self.settings.phimlim, self.settings.phimaccept
+        self.record.write(
+            " Regularization: which upgrade is kept:-",
+            f"    Measurement phi above PHIMACCEPT {accept:.7G}: the lowest measurement phi, or",
+            "    the lowest regularization phi of those that get it down to PHIMACCEPT.",
+            f"    From there on: the lowest regularization phi whose measurement phi is up to "
+            f"{accept:.7G}.",
+            f"    Each upgrade aims at measurement phi PHIMLIM {limit:.7G}; from there to "
+            "PHIMACCEPT, at",
+            "    the one that there is. The weight factor is in none of these phi, nor in those of",
+            "    groups; it is in the total phi, and in the weights of the .rei and .res files.",
+            "",
+        )
+
+    def _write_parts(self, phi: Phi, factor: float) -> None:
+        self.record.parts(
+            measurement=phi.measurement, regularization=phi.regularization, factor=factor
+        )
+
+    def _compare(self, start: Phi, phi: Phi) -> dict[str, tuple[float, float]]:
+        """Each phi by name, with what it was at the start of the iteration."""
+        if not self.estimation.merit.regularizing:
+            return {"Phi": (phi.measurement, start.measurement)}
+        return {
+            "Measurement phi": (phi.measurement, start.measurement),
+            "Regularization phi": (phi.regularization, start.regularization),
+        }
 
     def _write_uncertainty(self, statistics: Statistics) -> None:
         """PEST++'s parameter uncertainty summary: log10 for log-transformed, 95 % bounds."""

@@ -1,9 +1,10 @@
-"""The weight factor of regularization mode.
+"""The weight factor of regularization mode, and which result is better there.
 
 PEST minimizes the regularization objective function under the condition that the measurement
 objective function is PHIMLIM (PEST manual part I, "Regularization"; Doherty 2003). Weights of
 regularization are multiplied by a factor, found in each iteration such that the linearized model
-meets the target.
+meets the target. PHIMACCEPT, a little above PHIMLIM, gives room to move: once the measurement
+objective function is not above it, what counts is the regularization objective function.
 """
 
 from __future__ import annotations
@@ -31,9 +32,19 @@ class Merit:
 
     def key(self, phi: Phi) -> tuple[bool, float]:
         """Smaller is better."""
-        if not self.regularizing or phi.measurement > self.settings.phimaccept:
-            return True, phi.measurement
-        return False, phi.regularization
+        if self.accepts(phi):
+            return False, phi.regularization
+        return True, phi.measurement
+
+    def accepts(self, phi: Phi) -> bool:
+        """Whether regularization phi is what counts: measurement phi is low enough."""
+        return self.regularizing and phi.measurement <= self.settings.phimaccept
+
+    def name(self, phi: Phi) -> str:
+        """What decides from here on, as the record and messages call it."""
+        if not self.regularizing:
+            return "phi"
+        return "regularization phi" if self.accepts(phi) else "measurement phi"
 
     def reduction(self, before: Phi, after: Phi) -> float:
         """Relative reduction of what counts; 1 for getting below PHIMACCEPT."""
@@ -44,7 +55,14 @@ class Merit:
 
 
 def find_target(settings: Settings, measurement_phi: float) -> float:
-    """What the measurement phi should be after this iteration: PHIMLIM, or FRACPHIM of now."""
+    """What the measurement phi should be after this iteration.
+
+    Above PHIMACCEPT that is PHIMLIM, or FRACPHIM of now. From PHIMLIM to PHIMACCEPT it is what it
+    is now: a lower one would cost regularization phi, which counts there, so that no upgrade
+    would be better, though regularization phi is not yet the lowest for this measurement phi.
+    """
+    if measurement_phi <= settings.phimaccept:
+        return max(settings.phimlim, measurement_phi)
     return max(settings.phimlim, settings.fracphim * measurement_phi)
 
 

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from pestfleet.control.keywords import control_variables, find_nearest
 from pestfleet.control.model import ControlFile
 from pestfleet_worker.errors import CaseError, ConfigurationError
 
@@ -111,17 +112,16 @@ def read_settings(control: ControlFile, options: Mapping[str, str]) -> Settings:
         raise CaseError(
             f"{control.path}: PESTMODE is {control.mode}; the embedded engine glm has estimation "
             "and regularization only",
-            remedy="Set PESTMODE to estimation, or use --engine pest_hp or beopest.",
+            remedy="Set PESTMODE to estimation. The programs of the engines pest_hp and beopest, "
+            "where you have them, know the other modes.",
         )
-    known = {*_INTEGERS, *_NUMBERS, *_OTHERS}
     user = {key.lower().removeprefix("++"): value for key, value in options.items()}
-    for key in user:
-        if key not in known and not key.startswith("absparmax("):
-            raise ConfigurationError(
-                f"the engine glm has no option {key!r}",
-                remedy=f"It has: {', '.join(sorted(known))}, absparmax(n).",
-            )
-    case: dict[str, float | str] = {**control.options, **control.control_data}
+    _check_names(user)
+    # A control variable counts where PEST has it, not as a `++` option.
+    case: dict[str, float | str] = {
+        **{k: v for k, v in control.options.items() if k not in control_variables()},
+        **control.control_data,
+    }
     values = _Values(control, case, user)
 
     found: dict[str, object] = {}
@@ -156,6 +156,19 @@ def read_settings(control: ControlFile, options: Mapping[str, str]) -> Settings:
     if control.mode == "regularization":
         _complete_regularization(control, found)
     return Settings(**found)  # type: ignore[arg-type]
+
+
+def _check_names(options: Mapping[str, str]) -> None:
+    known = {*_INTEGERS, *_NUMBERS, *_OTHERS}
+    for key in options:
+        if key not in known and not key.startswith("absparmax("):
+            near = find_nearest(key, known, likeness=0.7)
+            raise ConfigurationError(
+                f"the engine glm has no option {key!r}",
+                remedy=f"Did you mean {near}?"
+                if near
+                else f"It has: {', '.join(sorted(known))}, absparmax(n).",
+            )
 
 
 def choose_scaling(settings: Settings, *, rows: int, adjustable: int) -> Settings:

@@ -68,7 +68,7 @@ class Termination:
             return f"phi is above PHIABANDON {s.phiabandon:g}"
         self._small_changes = self._small_changes + 1 if self._is_small(start, tried) else 0
         if self._without_reduction >= s.nphinored:
-            return f"no lower phi in {s.nphinored} iterations (NPHINORED)"
+            return f"no lower {self.merit.name(end.phi)} in {s.nphinored} iterations (NPHINORED)"
         lowest = sorted(self._history)[: s.nphistp]
         if (
             len(lowest) == s.nphistp
@@ -76,8 +76,8 @@ class Termination:
             and lowest[-1] - lowest[0] <= s.phiredstp * lowest[-1]
         ):
             return (
-                f"the lowest {s.nphistp} phi are within a relative {s.phiredstp:g} "
-                "(PHIREDSTP, NPHISTP)"
+                f"the lowest {s.nphistp} values of {self.merit.name(end.phi)} are within a "
+                f"relative {s.phiredstp:g} (PHIREDSTP, NPHISTP)"
             )
         if self._small_changes >= s.nrelpar:
             return (

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from pestfleet.control.keywords import control_variables
 from pestfleet.engines.base import Job
 from pestfleet_worker.errors import CaseError, ConfigurationError, PestfleetError
 
@@ -23,7 +24,12 @@ class Options:
     def __init__(self, job: Job) -> None:
         self._control = job.control
         self._user = {_normalise(key): value for key, value in job.options.items()}
-        self._case = dict(job.control.options)
+        # A control variable counts where PEST has it, not as a `++` option.
+        self._case = {
+            name: value
+            for name, value in job.control.options.items()
+            if name not in control_variables()
+        }
         self._asked: set[str] = set()
 
     def get_text(self, *names: str, default: str = "") -> str:
