@@ -40,7 +40,18 @@ def _time_start(folder: Path) -> float:
     control.write_text(control.read_text().replace("\n./model\n", "\n./timed.sh\n"))
     began = time.time()
     subprocess.run(
-        [sys.executable, "-m", "pestfleet", "run", "case", "--engine", "glm", "--workers", "2"],
+        [
+            sys.executable,
+            "-m",
+            "pestfleet",
+            "run",
+            "case",
+            "--engine",
+            "glm",
+            "--workers",
+            "2",
+            "--no-cache",
+        ],
         cwd=folder,
         check=True,
         capture_output=True,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -217,5 +218,7 @@ def test_config_shows_where_values_come_from(here: Path, monkeypatch: pytest.Mon
     }
     assert rows["slots"] == {"value": 1, "from": "default"}
     text = call("config").stdout
+    assert re.search(r"time_limit +\(no limit\) +default", text)
+    assert re.search(r"scratch +\(in the session's folder\) +default", text)
     assert PASSWORD not in text
     assert "environment (PESTFLEET_BROKER)" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,13 +18,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pestfleet.cli.main import cli
+from pestfleet.cli.tables import make_console, print_summary, print_tables, summarize_groups
 from pestfleet.folder import SessionFolder
 from pestfleet.master import Outcome
 from pestfleet.session import Session
 from pestfleet_worker.errors import Interrupted, PestfleetError, RunsFailedError
 from pestfleet_worker.messages import Failure
 from session_files import EXAMPLE, make_session, make_state, write_events, write_runs
-from test_results import ITERATIONS, write_glm, write_sweep
+from test_results import ITERATIONS, write_glm, write_ies, write_sweep
 
 
 @pytest.fixture(autouse=True)
@@ -379,6 +381,67 @@ def test_results_as_tables_files_and_picture(root: Path, tmp_path: Path) -> None
     written = sorted(path.name for path in (tmp_path / "csv").iterdir())
     assert written == ["iterations.csv", "observations.csv", "parameters.csv"]
     assert len((tmp_path / "csv" / "observations.csv").read_text().splitlines()) == 70
+
+
+def test_a_folder_for_tables_that_cannot_be_made(root: Path, tmp_path: Path) -> None:
+    write_glm(make_session(root))
+    (tmp_path / "taken").touch()
+    result = call("results", "--csv", tmp_path / "taken" / "csv")
+    assert result.exit_code == 4
+    assert f"error: --csv {tmp_path / 'taken' / 'csv'} cannot be written" in result.stderr
+    assert "defect" not in result.stderr
+
+
+def test_what_a_table_leaves_out_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas
+
+    columns = ["name", "transform", "initial", "value", "lower95", "upper95", "lower_bound",
+               "upper_bound"]  # fmt: skip
+    rows = [(f"p{n}", kind, 1.0, 2.0, None, None, 0.0, 9.0)
+            for n, kind in enumerate(["none", "log", "none", "fixed", "tied"])]  # fmt: skip
+    observations = pandas.DataFrame(
+        {"group": ["up"] * 3, "residual": [1.0, 2.0, 9.0], "weight": [1.0, 1.0, 0.0]}
+    )
+    tables = {"parameters": pandas.DataFrame(rows, columns=columns), "observations": observations}
+    print_tables(make_console(), tables, rows=2)
+    shown = capsys.readouterr().out
+    assert "and 1 more parameters; pestfleet results --csv FOLDER writes all" in shown
+    assert "and 2 tied or fixed; pestfleet results --csv FOLDER writes all" in shown
+    assert re.search(r"observations +without weight +phi", shown)
+    assert re.search(r"up +2 +1 +5 ", shown)
+    assert "medians" not in shown
+    assert "without_weight" not in summarize_groups(observations[:2]).columns
+
+
+def test_tables_of_an_ensemble_say_what_their_phi_is(root: Path) -> None:
+    folder = make_session(root, engine="ies")
+    write_ies(folder)
+    write_events(folder, *ITERATIONS)
+    shown = call("results").stdout
+    observations, _, iterations = shown.partition("Iterations")
+    assert "phi and residual: of the medians of the last ensemble" in observations
+    assert "phi: mean of the realizations" in iterations
+
+
+def test_the_summary_of_regularization_names_both_phi(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_session(root)
+    write_glm(folder)
+    summary = {"phi": 16.632, "phi_initial": 4e4, "phi_regularization": 0.0857, "runs": 3}
+    print_summary(make_console(), Session(folder), summary)
+    shown = capsys.readouterr().out
+    assert "measurement phi 16.632, 100 % less than at first; regularization phi 0.0857" in shown
+
+
+def test_columns_of_the_environment_count_in_a_pipe(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_session(root)
+    write_runs(folder, [Failure("model-failed", "so many words " * 9)], purpose="Jacobian")
+    assert max(map(len, call("runs").stdout.splitlines())) > 100
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(map(len, call("runs").stdout.splitlines())) <= 60
 
 
 def test_results_as_json(root: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from pestfleet.case import Case
 from pestfleet.engines.base import Job
 from pestfleet.engines.pestpp import prepare_folder, run
-from pestfleet.engines.pestpp.supply import has_cycles
 from pestfleet.engines.pestpp.outcome import Ending, find_unknown_options, read_tail, summarize
 from pestfleet.engines.pestpp.programs import PROGRAMS, find_program
 from pestfleet.engines.pestpp.progress import OutputParser, PhiReader, Tail
+from pestfleet.engines.pestpp.supply import has_cycles
 from pestfleet_worker.errors import (
     CaseError,
     ConfigurationError,

@@ -32,7 +32,8 @@ class Engine:
         self.port = self._listener.getsockname()[1]
         self.connections: queue.Queue[socket.socket] = queue.Queue()
         self.accepted = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
 
     def _accept(self) -> None:
         while True:
@@ -41,8 +42,8 @@ class Engine:
             except OSError:
                 return
             connection.settimeout(PATIENCE)
-            self.accepted += 1
             self.connections.put(connection)
+            self.accepted += 1
 
     def connect(self) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port))
@@ -53,6 +54,7 @@ class Engine:
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._thread.join(PATIENCE)
         while not self.connections.empty():
             self.connections.get().close()
 
