@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import memory, message_path, overhead, parsing, scale, start
+from benchmarks import memory, message_path, overhead, parsing, pestpp, scale, start
 from benchmarks.figure import Figure
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "parsing": parsing.measure,
     "message_path": message_path.measure,
     "memory": memory.measure,
+    "pestpp": pestpp.measure,
 }
 
 

@@ -89,15 +89,17 @@ def print_tables(
     if "parameters" in only and "parameters" in tables:
         _print_parameters(console, tables["parameters"], rows)
     if "groups" in only and "observations" in tables:
-        title = "Observations" + " (modelled: medians of the last ensemble)" * ensemble
-        print_frame(console, summarize_groups(tables["observations"]), title, rows)
+        print_frame(console, summarize_groups(tables["observations"]), "Observations", rows)
+        if ensemble:
+            console.print("phi and residual: of the medians of the last ensemble", highlight=False)
     if "sweep" in only and "sweep" in tables:
         sweep = tables["sweep"]
         best = sweep[["input_run_id", "phi"]].dropna().sort_values("phi", kind="stable")
         print_frame(console, best.rename(columns={"input_run_id": "run"}), "Lowest phi", rows)
     elif "iterations" in only and len(tables.get("iterations", ())):
-        title = "Iterations" + " (phi: mean of the realizations)" * ensemble
-        print_frame(console, tables["iterations"], title, rows, last=True)
+        print_frame(console, tables["iterations"], "Iterations", rows, last=True)
+        if ensemble:
+            console.print("phi: mean of the realizations", highlight=False)
 
 
 def summarize_groups(observations: pandas.DataFrame) -> pandas.DataFrame:

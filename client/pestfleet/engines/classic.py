@@ -11,11 +11,10 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -47,17 +46,7 @@ _BROKEN = "error condition prevents"  # how PEST says that it gave up, whatever 
 
 
 class Agents(AgentService, Protocol):
-    """The agent service, with what an enclosed master needs of it."""
-
-    def start(
-        self,
-        command: Sequence[str],
-        *,
-        master_port: int,
-        connect: Callable[[], socket.socket] | None = None,
-    ) -> None: ...
-
-    def check_stop(self) -> None: ...
+    """The agent service, with what it knows of the agents."""
 
     @property
     def connected(self) -> int: ...
@@ -226,7 +215,7 @@ class _AgentReports:
         connected, now = self._agents.connected, time.monotonic()
         if connected != self._told and now - self._when > COUNT_INTERVAL:
             self._told, self._when = connected, now
-            self._job.report.note(f"{connected} agents are connected to {self._job.engine}")
+            self._job.report.note(f"agents connected to {self._job.engine}: {connected}")
         for worker, text in self._agents.take_reports():
             kind = re.sub(r"\d+", "", text)
             if kind not in self._said and len(self._said) < REPORTS_SHOWN:
