@@ -54,6 +54,7 @@ REFUSED = 10
 MASTER_GONE = 11
 SENT_AWAY = 12
 
+GLANCE = 0.5  # seconds; a run that lasts longer is told before the next heartbeat is due
 LAST_WORDS = 5.0  # seconds for the broker to take what a leaving worker still has to say
 
 
@@ -313,8 +314,8 @@ class Worker:
             self.leave(BROKEN, f"{type(error).__name__}: {error}")
 
     def _beat(self, config: RunConfig) -> None:
-        before = time.monotonic()
-        while not self._leaving.wait(config.heartbeat):
+        before = sent = time.monotonic()
+        while not self._leaving.wait(min(config.heartbeat, GLANCE)):
             now = time.monotonic()
             # A frozen worker must not take its own sleep for the master's silence.
             self._silence += min(now - before, 2 * config.heartbeat)
@@ -322,8 +323,14 @@ class Worker:
             if self._silence > config.master_timeout:
                 self.leave(MASTER_GONE, f"no sign of the master for {self._silence:.0f} s")
                 return
-            self._say_heartbeat(now)
+            if now - sent >= config.heartbeat or self._has_news(sent, now):
+                sent = now
+                self._say_heartbeat(now)
             self._kill_cancelled()  # one that was just about to start when it was cancelled
+
+    def _has_news(self, sent: float, now: float) -> bool:
+        """Has a run begun, of those that last a while, since the last heartbeat?"""
+        return any(sent < began < now - GLANCE for _, began in list(self._running.values()))
 
     def _say_heartbeat(self, now: float) -> None:
         if self._duty is not None:

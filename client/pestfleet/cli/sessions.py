@@ -41,7 +41,7 @@ def command(sessions: Path | None, as_json: bool) -> None:
     for column in ("session", "state", "engine", "on", "iteration", "phi", "runs", "began"):
         table.add_column(column, justify="right" if column in ("phi", "runs") else "left")
     for session, status in found:
-        began = status.get("began")
+        began, runs = status.get("began"), status.get("runs", {})
         table.add_row(
             session.name,
             status.get("state", "running"),
@@ -49,7 +49,7 @@ def command(sessions: Path | None, as_json: bool) -> None:
             session.spec.target,
             str(status.get("iteration", "")),
             format_phi(status["phi"]) if "phi" in status else "",
-            f"{status.get('runs', {}).get('made', 0):,}",
+            f"{runs.get('made', 0) + runs.get('known', 0):,}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "",
         )
     make_console().print(table)

@@ -82,7 +82,8 @@ def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> Ren
             lines.append(_list_slots(status))
         runs = status["runs"]
         failed = f", {runs['failed']:,} failed" if runs["failed"] else ""
-        lines.append(f"{runs['made']:,} runs made{failed}")
+        known = f", {runs['known']:,} known from before" if runs.get("known") else ""
+        lines.append(f"{runs['made']:,} runs made{failed}{known}")
     if state != "running":
         style = "green" if state == "finished" else "yellow" if state == "stopped" else "red"
         lines.append(Text(state, style=f"bold {style}"))
