@@ -242,7 +242,8 @@ def test_ten_thousand_random_frames_do_nothing(tmp_path: Path) -> None:
     record = session.read("small.rmr")
     assert "cannot be read" not in record
     assert record.count("is there") == 1  # one agent, and nobody else
-    assert session.notes == ["agents connected to beopest: 1"]
+    counts = [int(note.rpartition(" ")[2]) for note in session.notes]
+    assert counts[0] == max(counts) == 1  # the only one may have been seen to leave at the end
 
 
 def test_a_stop_leaves_nothing_running(tmp_path: Path) -> None:

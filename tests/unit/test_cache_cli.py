@@ -23,7 +23,7 @@ from cache_entries import (
 )
 from pestfleet.cache import CachedRuns
 from pestfleet.case import Case
-from pestfleet.cli.commands import Commands
+from pestfleet.cli.main import cli
 from pestfleet.cli.quantities import format_size, parse_size, parse_time
 from pestfleet_worker.messages import Limits
 from pestfleet_worker.runs import Slot
@@ -84,7 +84,6 @@ def store(place: Path, case: Path, made: dict[bytes, bytes]) -> None:
 
 
 def call(place: Path | str, *arguments: str | Path) -> Result:
-    cli = Commands(name="pestfleet", modules={"cache": "pestfleet.cli.cache"})
     words = ["cache", *map(str, arguments), "--cache", str(place)]
     return CliRunner().invoke(cli, words, catch_exceptions=False)
 
