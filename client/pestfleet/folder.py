@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from pestfleet_worker.errors import ConfigurationError, SessionError
 
+DEFAULT_ROOT = Path("pestfleet-sessions")
 LOCK_PATIENCE = 2.0  # seconds; who only looks whether there is a master holds the lock a moment
 FRESH = 10.0  # seconds; a state.json that is older is not of a master that runs
 
@@ -68,6 +69,12 @@ class SessionFolder:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def words(self) -> str:
+        """What names this session on a command line: its id, and where it is if that is unusual."""
+        root = self.path.parent
+        return self.name if root == DEFAULT_ROOT else f"{self.name} --sessions {root}"
 
     def create(self, spec: SessionSpec) -> None:
         """Make the folder. Raises `SessionError` when there is such a session already."""

@@ -278,9 +278,14 @@ class Master:
 
     def _make_interrupted(self) -> Interrupted:
         name = self._folder.name
+        if self._spec.mode == "agent":
+            return Interrupted(
+                f"session {name} was stopped; its agents' runs are in the engine's files only",
+                remedy=f"Start the engine anew with: pestfleet resume {self._folder.words}",
+            )
         return Interrupted(
             f"session {name} was stopped; its finished runs are kept",
-            remedy=f"Go on with: pestfleet resume {name}",
+            remedy=f"Go on with: pestfleet resume {self._folder.words}",
         )
 
     def _end(

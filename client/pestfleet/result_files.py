@@ -174,6 +174,8 @@ def read_phi_history(home: Home, control: ControlFile) -> pandas.DataFrame | Non
         path = home.find(f"{control.name}{name}")
         if path is not None:
             table = _read_csv(path)
+            if column not in table:
+                continue  # pestpp-glm that restarted goes on in the file without a header
             return pandas.DataFrame({"number": table.index, "phi": table[column].to_numpy()})
     return None
 

@@ -141,7 +141,7 @@ def plot_results(folder: SessionFolder, path: Path) -> Path:
     figure = draw_results(read_results(folder), title=title)
     if figure is None:
         raise SessionError(
-            f"session {folder.name} has no results to draw yet",
+            f"session {folder.name} has no results that can be drawn",
             remedy=f"See how far it is: pestfleet status {folder.name}",
         )
     path.parent.mkdir(parents=True, exist_ok=True)

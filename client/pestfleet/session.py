@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pestfleet import engines, targets
 from pestfleet.case import check_case
 from pestfleet.checks.problem import Problem
-from pestfleet.folder import SessionFolder, SessionSpec, find_session, list_sessions
+from pestfleet.folder import DEFAULT_ROOT, SessionFolder, SessionSpec, find_session, list_sessions
 from pestfleet.journal import read_journal
 from pestfleet_worker.errors import CaseError, ConfigurationError, SessionError
 
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from pestfleet.master import Master, OnEvent, Outcome
 
 logger = logging.getLogger(__name__)
-
-DEFAULT_ROOT = Path("pestfleet-sessions")
 
 
 class CaseProblems(CaseError):
@@ -149,6 +147,11 @@ def create_session(
     """
     engines.check_name(engine)
     mode = engines.choose_mode(engine, mode)
+    if arguments and not engines.is_program(engine):
+        raise ConfigurationError(
+            f"the engine {engine} is built in and takes no engine arguments",
+            remedy="Its options are given with --option name=value.",
+        )
     targets.check_name(on)
     for name, number in (("workers", workers), ("slots", slots), ("deliveries", deliveries)):
         if number < 1:

@@ -187,7 +187,11 @@ def test_options_of_a_newer_program_are_let_be() -> None:
     control = make_control([make_parameter("a", 1.0)], [0.0])
     options = {"brand_new_option": "1", "allow-open-port": "true", "pest_hp_thing": "x"}
     assert check_options("pestpp-ies", options, control) == []
-    assert check_options("beopest", options, control) == []
+    assert check_options("beopest", {"allow-open-port": "true"}, control) == []
+    with pytest.raises(
+        ConfigurationError, match="takes no options from pestfleet: brand_new_option"
+    ):
+        check_options("beopest", options, control)
     with pytest.raises(ConfigurationError, match="there is no engine 'gml'"):
         check_options("gml", {}, control)
 

@@ -258,7 +258,7 @@ def test_a_picture_of_phi_alone_while_there_is_no_fit(tmp_path: Path) -> None:
 
 
 def test_nothing_to_draw_is_said(tmp_path: Path) -> None:
-    with pytest.raises(SessionError, match="no results to draw"):
+    with pytest.raises(SessionError, match="no results that can be drawn"):
         plot_results(make_session(tmp_path), tmp_path / "fit.png")
 
 

@@ -363,10 +363,9 @@ class Worker:
             for number in list(self._running):
                 self._slots[number].cancel()
             time.sleep(0.02)  # a run that was just about to start does not notice
-        if self._celery is not None:
-            celery_state.should_stop = self._exit_code
-            if self._celery.hub is not None:
-                self._celery.hub.call_soon(lambda: None)  # wakes the event loop
+        celery_state.should_stop = self._exit_code  # also where Celery starts only now
+        if self._celery is not None and self._celery.hub is not None:
+            self._celery.hub.call_soon(lambda: None)  # wakes the event loop
 
     def _drop_everything(self) -> None:
         logger.error("could not leave in time; the broker gives the runs in hand to others")

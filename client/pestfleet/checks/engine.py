@@ -46,6 +46,10 @@ def check_options(engine: str, options: Mapping[str, str], control: ControlFile)
     if engine in ("ies", "sweep"):
         _refuse_unknown(engine, given)
         return (_check_ies if engine == "ies" else _check_sweep)(control, given)
+    if engine in ("beopest", "pest_hp"):
+        from pestfleet.engines.classic import refuse_options
+
+        refuse_options(engine, given)
     if engine.startswith("pestpp-"):
         _check_program(engine, given)
     return []

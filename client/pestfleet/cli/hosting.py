@@ -47,7 +47,7 @@ def host_session(session: Session, *, broker_url: str, as_json: bool) -> None:
         print_summary(console, session, outcome.summary)
     if outcome.error is not None:
         if isinstance(outcome.error, RunsFailedError):
-            say(f"Which runs, and why: pestfleet runs {session.name} --failed")
+            say(f"Which runs, and why: pestfleet runs {session.folder.words} --failed")
         raise outcome.error
 
 

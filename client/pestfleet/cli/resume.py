@@ -24,6 +24,10 @@ def command(session: str | None, broker: str | None, sessions: Path | None, as_j
     from pestfleet.config import read_settings
 
     opened = open_session(session, sessions)
+    if opened.status().get("state") == "finished":
+        words = opened.folder.words
+        click.echo(f"session {opened.name} is finished; see pestfleet results {words}")
+        return
     settings = read_settings(given={"broker": broker})
     # A session with a broker of its own keeps to that, whatever the environment has.
     url = settings.broker_url if broker or not opened.spec.own_broker else ""

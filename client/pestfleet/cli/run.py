@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pestfleet.cli.options import fleet_options
+from pestfleet_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pestfleet.config import Settings
@@ -72,13 +73,23 @@ def command(
             own_broker=not settings.broker_url,
             scratch=settings.scratch,
             mode=settings.mode,
-            arguments=shlex.split(settings.engine_args),
+            arguments=_split(settings.engine_args),
             cache=settings.cache,
             on_problem=print_problem,
         )
     except CaseProblems as error:
         raise refuse_case(error.problems) from None
     host_session(session, broker_url=settings.broker_url, as_json=as_json)
+
+
+def _split(words: str) -> list[str]:
+    try:
+        return shlex.split(words)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the engine's arguments cannot be read: {error}: {words}",
+            remedy="Quotation marks come in pairs, as in a shell.",
+        ) from error
 
 
 def _warn_of_cores(settings: Settings) -> None:

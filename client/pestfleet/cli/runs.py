@@ -45,7 +45,7 @@ def command(
     shown = f", the last {rows} shown" if len(runs) > rows else ""
     click.echo(f"{len(runs):,} runs, {count:,} failed{shown}")
     if count and not failed:
-        click.echo(f"Why: pestfleet runs {opened.name} --failed")
+        click.echo(f"Why: pestfleet runs {opened.folder.words} --failed")
 
 
 def _print_runs(console: Console, runs: pandas.DataFrame, *, with_log: bool) -> None:

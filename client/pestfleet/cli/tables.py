@@ -70,10 +70,12 @@ def print_summary(console: Console, session: Session, summary: dict[str, Any]) -
     failed = summary.get("failed_runs", 0)
     if "runs" in summary:
         text = f"{summary['runs']:,} runs" + (f", {failed:,} failed" if failed else "")
+        known = session.status().get("runs", {}).get("known", 0)
+        text += f", {known:,} of them known from before" if known else ""
         console.print(text, highlight=False)
     where = shorten_path(session.folder.results)
     console.print(f"files    {where}", highlight=False, soft_wrap=True)
-    more = f"results  pestfleet results {session.name}"
+    more = f"results  pestfleet results {session.folder.words}"
     console.print(more, highlight=False, soft_wrap=True)
 
 

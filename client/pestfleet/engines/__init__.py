@@ -49,6 +49,11 @@ def choose_mode(name: str, mode: str) -> str:
     return mode or modes[0]
 
 
+def is_program(name: str) -> bool:
+    """Is that engine an external program?"""
+    return name.startswith("pestpp-") or name in _AGENTS_ONLY
+
+
 def check_program(name: str, case: Path) -> None:
     """Raises `ConfigurationError` when the engine is a program that is not on this machine.
 

@@ -112,6 +112,7 @@ def run(job: Job) -> dict[str, Any]:
             f"{job.engine} needs its own agents: it runs in agent mode only",
             remedy="Run it with --mode agent.",
         )
+    refuse_options(job.engine, job.options)
     agents = cast(Agents, job.agents)
     source = job.control.path.parent
     master = find_program(program.masters, case=source, install=program.install)
@@ -140,6 +141,16 @@ def run(job: Job) -> dict[str, Any]:
         agents.stop()
         files = _keep_results(folder, job)
     return _summarize(job, program, master, code, record, files)
+
+
+def refuse_options(engine: str, options: Mapping[str, str]) -> None:
+    """Raises `ConfigurationError` for options: these programs have none but their command line."""
+    given = [name for name in options if name.replace("-", "_") not in OPEN_OPTIONS]
+    if given:
+        raise ConfigurationError(
+            f"{engine} takes no options from pestfleet: {', '.join(sorted(given))}",
+            remedy="Set them in the control file; words of its command line go in --engine-args.",
+        )
 
 
 def _choose_agent(program: Program, master: Path) -> str:

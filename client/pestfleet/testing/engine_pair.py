@@ -38,8 +38,9 @@ STEP = 1e-4  # relative parameter increment
 RETRY = 0.2  # seconds between two tries at a refused port
 
 
-def write_programs(folder: Path) -> None:
+def write_programs(folder: Path | str) -> None:
     """Write programs named as the real ones, and by their own names, that run this module."""
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     path = os.pathsep.join(filter(None, sys.path))
     for name in NAMES:

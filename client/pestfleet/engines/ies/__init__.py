@@ -68,7 +68,10 @@ def run(job: Job) -> dict[str, Any]:
         smoother = DampedSmoother(evaluator, settings, members, history.record)
         members, iterations = smoother.run()
     values = space.fill(members.states, members.base)
+    dropped = len(evaluator.dropped)
+    gap = f"{dropped} realizations were dropped, for their runs failed"
     return {
+        **({"incomplete": gap} if dropped else {}),
         "engine": "ies",
         "iterations": iterations,
         "phi": history.mean_phi[-1],

@@ -51,7 +51,8 @@ def run(job: Job) -> dict[str, Any]:
     path = find_program(job.engine, case=job.control.path.parent)
     options = {key.replace("-", "_"): value for key, value in job.options.items()}
     allow_open = any([_is_yes(options.pop(name, "")) for name in OPEN_OPTIONS])
-    for warning in list_warnings({**job.control.options, **options}):
+    given = {**job.control.options, **options}
+    for warning in list_warnings(given, agents=job.agents is not None):
         job.report.warn(warning)
     start = _Start(job, program, supply, path, options, allow_open)
     ending = start.run(unknown=frozenset())

@@ -128,10 +128,15 @@ def _drop_options(line: str, names: frozenset[str]) -> str:
 # -- warnings ---------------------------------------------------------------------------------
 
 
-def list_warnings(options: Mapping[str, str]) -> list[str]:
-    """What the user's own options cost on a fleet. `options`: lower-case key -> value."""
+def list_warnings(options: Mapping[str, str], *, agents: bool = False) -> list[str]:
+    """What the user's own options cost on a fleet. `options`: lower-case key -> value.
+
+    `agents`: the engine's own agents make the runs, and can send files.
+    """
     warnings = []
     for key, (is_costly, text) in _COSTS.items():
+        if agents and text == _TRANSFERS:
+            continue
         for name in sorted(find_aliases(key) & options.keys()):
             if is_costly(options[name]):
                 warnings.append(f"{name}({options[name]}): {text}")

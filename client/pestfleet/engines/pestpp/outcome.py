@@ -90,7 +90,8 @@ def list_failures(failures: Mapping[str, int]) -> str:
 
 
 _WHERE_FAILURES = (
-    "Why each run failed: pestfleet runs --failed. The engine's output is in {output}."
+    "Why each run failed: pestfleet runs --failed; in agent mode the workers' logs "
+    "(pestfleet logs). The engine's output is in {output}."
 )
 
 
@@ -100,6 +101,11 @@ def describe_failure(job: Job, ending: Ending) -> PestfleetError:
     counts = ending.counts
     if ending.code < 0:
         name = _name_signal(-ending.code)
+        if name == "SIGABRT":  # how a C++ program ends by an error that it does not catch
+            return CaseError(
+                f"{job.engine} ended itself after {counts.done} runs{said}",
+                remedy="The lines above say why, often in the first of them.",
+            )
         return PestfleetError(
             f"{job.engine} was killed by {name} after {counts.done} runs{said}",
             remedy="Out of memory, perhaps. A resumed session makes no finished run again.",
