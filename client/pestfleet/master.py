@@ -386,10 +386,8 @@ class Master:
         for name in ("pestfleet", "pestfleet_worker"):
             log = logging.getLogger(name)
             stack.callback(log.removeHandler, handler)
-            stack.callback(setattr, log, "propagate", log.propagate)
             stack.callback(log.setLevel, log.level)
             log.setLevel(logging.INFO)
-            log.propagate = False  # the terminal has the progress display
             log.addHandler(handler)
         stack.callback(handler.close)
 

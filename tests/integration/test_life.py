@@ -123,7 +123,7 @@ def test_status_while_it_runs(tmp_path: Path) -> None:
     wait_for(lambda: count_lines(tmp_path / "counter") > 4)
     status = Session.open("s", root=tmp_path / "pestfleet-sessions").status()
     assert status["state"] == "running"
-    assert [worker["name"] for worker in status["workers"]] == ["local-1", "local-2"]
+    assert {worker["name"] for worker in status["workers"]} == {"local-1", "local-2"}
     second = start_command("resume", "s", folder=tmp_path)
     output, _ = second.communicate(timeout=30)
     assert second.returncode == 8
