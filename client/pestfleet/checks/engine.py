@@ -22,6 +22,7 @@ from pestfleet.control.keywords import (
     pestpp_options,
 )
 from pestfleet.control.model import ControlFile, Place
+from pestfleet.engines.programs import OPEN_OPTIONS
 from pestfleet_worker.errors import CaseError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PLACE = re.compile(r"(?P<file>(?:[A-Za-z]:)?[^:]+?)(?::(?P<line>\d+))?: (?P<rest>.+)", re.DOTALL)
-# Of the command line, not of the engine's program.
-_OWN_OPTIONS = frozenset({"allow_open_port", "i_know_the_port_is_open"})
 
 
 def check_options(engine: str, options: Mapping[str, str], control: ControlFile) -> list[Problem]:
@@ -140,7 +139,7 @@ def _check_sweep(control: ControlFile, options: Mapping[str, str]) -> list[Probl
 
 def _check_program(engine: str, options: Mapping[str, str]) -> None:
     """PEST++ itself tells of names that are new to us; those that look like a slip are refused."""
-    known = pestpp_options() | control_variables() | _OWN_OPTIONS
+    known = pestpp_options() | control_variables() | OPEN_OPTIONS
     for written, value in options.items():
         name = written.replace("-", "_")
         if name in known:

@@ -21,14 +21,13 @@ from typing import Any, Protocol, cast
 
 from pestfleet.engines.base import AgentService, Job
 from pestfleet.engines.enclosure import EnclosedEngine, start_enclosed
-from pestfleet.engines.programs import find_program
+from pestfleet.engines.programs import OPEN_OPTIONS, find_program
 from pestfleet_worker.errors import ConfigurationError, RunsFailedError
 from pestfleet_worker.slots import MARKER, prepare_slot
 
 POLL = 0.25  # seconds between two looks at the record; the user's stop waits as long at most
 FOLDER = "master"  # below the session's results: the master's copy of the case
 LOG = "master.out"
-OPEN_OPTIONS = frozenset(("allow_open_port", "i_know_the_port_is_open"))
 TAIL_LINES = 15
 COUNT_INTERVAL = 3.0  # seconds between two notes about the number of agents
 REPORTS_SHOWN = 20  # different ways in which agents end

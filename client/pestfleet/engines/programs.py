@@ -12,6 +12,10 @@ from pestfleet_worker.errors import ConfigurationError
 ENGINES_VARIABLE = "PESTFLEET_ENGINES"  # folders with engines' programs, before PATH
 
 
+# Options of ours, not of a program: each agrees to a port that cannot be shut.
+OPEN_OPTIONS = frozenset(("allow_open_port", "i_know_the_port_is_open"))
+
+
 def find_program(names: Sequence[str], *, case: Path, install: str) -> Path:
     """The first of `names` that is there: in PESTFLEET_ENGINES, on PATH, or in the folder `case`.
 

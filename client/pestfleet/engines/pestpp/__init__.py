@@ -20,12 +20,12 @@ from pestfleet.engines.pestpp.outcome import Ending, find_unknown_options, summa
 from pestfleet.engines.pestpp.programs import PROGRAMS, Program, find_program
 from pestfleet.engines.pestpp.progress import OutputParser, PhiReader, Tail
 from pestfleet.engines.pestpp.supply import AgentSupply, GatewaySupply, Supply
+from pestfleet.engines.programs import OPEN_OPTIONS
 from pestfleet_worker.errors import ConfigurationError
 from pestfleet_worker.slots import prepare_slot
 
 FOLDER = "master"  # of the engine, below the session's results
 OUTPUT = "master.out"  # what it writes to standard output and standard error
-OPEN_OPTIONS = frozenset(("allow_open_port", "i_know_the_port_is_open"))
 POLL = 0.2  # seconds between looks at the engine's files and at a request to stop
 _STOP_FILE = "pest.stp"
 
