@@ -10,9 +10,10 @@ import sys
 from typing import Any
 
 import msgpack
-from kombu import Connection, Consumer
+from kombu import Consumer
 
 from pestfleet_worker.channel import Queues, pack
+from pestfleet_worker.endpoint import make_connection
 from pestfleet_worker.messages import Result, decode, pack_vector
 from pestfleet_worker.outbox import Outbox
 
@@ -31,7 +32,7 @@ def main() -> None:
         outbox.publish(pack(results, Result(run.id, "stand-in", 0, 0.001, values)))
         message.ack()
 
-    with Connection(url) as connection:
+    with make_connection(url) as connection:
         channel = connection.channel()
         channel.basic_qos(0, 200, False)
         with Consumer(channel, [queues.runs], accept=["msgpack"], on_message=answer):

@@ -23,6 +23,7 @@ from pestfleet_worker.messages import (
     Announce,
     Cancel,
     Farewell,
+    GivenBack,
     Heartbeat,
     MasterBeat,
     Result,
@@ -50,7 +51,7 @@ class Fleet:
         self, url: str, config: RunConfig, events: DeskEvents, *, first_run: int = 1
     ) -> None:
         """Connect and open the desk. Run ids count up from `first_run`."""
-        self._queues = Queues(config.session)
+        self._queues = Queues(config.session, owner=True)
         self._app = make_app(url, config.session)
         self._lock = threading.Lock()
         self._wanted: dict[int, tuple[Run, OnResult]] = {}
@@ -59,7 +60,7 @@ class Fleet:
         self._next_run = first_run
         self._declared = threading.Event()
         self._failure: Exception | None = None
-        self._outbox = Outbox(url, on_connect=self._declare)
+        self._outbox = Outbox(url, on_connect=self._declare, on_refused=self._give_up)
         self.desk = Desk(config, self._send_to_worker, events)
         self._inbox = Inbox(url, self._queues, self._take, declared=self._declared)
         self._closing = threading.Event()
@@ -156,8 +157,15 @@ class Fleet:
         logger.exception("the fleet failed")
         self._failure = self._failure or error
 
+    def _give_up(self, reason: str) -> None:
+        self._failure = self._failure or ChannelError(
+            reason, remedy="Check the user, the password and the rights in the broker's URL."
+        )
+
     def _receive(self, message: Any) -> None:
-        if isinstance(message, Result):
+        if isinstance(message, GivenBack):
+            self._send_again(message.id)
+        elif isinstance(message, Result):
             with self._lock:
                 wanted = self._wanted.pop(message.id, None)
                 self._in_channel.discard(message.id)
@@ -189,12 +197,12 @@ class Fleet:
         """Make the queues; at first empty them, later notice a broker that has lost them."""
         lost = self._declared.is_set() and not self._is_declared(connection)
         channel = connection.channel()
-        for queue in (self._queues.runs, self._queues.results, self._queues.desk):
+        # `runs` comes last, and with it the exchange `control`, which workers wait for.
+        for queue in (self._queues.results, self._queues.desk, self._queues.runs):
             queue(channel).declare()
             if not self._declared.is_set():
                 # Left by a master that died; the runs are asked for again, under new ids.
                 queue(channel).purge()
-        self._queues.control(channel).declare()
         channel.close()
         self._declared.set()
         if lost:
@@ -203,12 +211,18 @@ class Fleet:
     def _is_declared(self, connection: Connection) -> bool:
         channel = connection.channel()
         try:
-            # Workers that came back before us have made other queues anew; nobody makes this one.
             self._queues.results(channel).queue_declare(passive=True)
         except connection.channel_errors:
             return False
         channel.close()
         return True
+
+    def _send_again(self, run: int) -> None:
+        """A worker gave it back: as a fresh message its deliveries count from the start."""
+        with self._lock:
+            wanted = self._wanted.get(run) if run in self._in_channel else None
+        if wanted is not None:
+            self._outbox.publish(pack_run(self._app, wanted[0]))
 
     def _publish_again(self) -> None:
         with self._lock:
@@ -224,7 +238,8 @@ class Fleet:
                 channel = connection.channel()
                 for queue in (self._queues.runs, self._queues.results, self._queues.desk):
                     queue(channel).delete()
-                self._queues.control(channel).delete()
+                for exchange in (self._queues.control, self._queues.answers):
+                    exchange(channel).delete()
         except Exception as error:  # the session is over all the same
             logger.warning("the session's queues stay until the broker expires them: %s", error)
 

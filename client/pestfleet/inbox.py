@@ -14,7 +14,8 @@ from typing import Any
 
 from kombu import Connection, Consumer
 
-from pestfleet_worker.channel import CONTENT_TYPE, HEARTBEAT, Queues, connect
+from pestfleet_worker.channel import CONTENT_TYPE, HEARTBEAT, Queues
+from pestfleet_worker.endpoint import EXPECTED, connect, explain, make_connection
 from pestfleet_worker.messages import MessageError, decode
 
 logger = logging.getLogger(__name__)
@@ -63,15 +64,15 @@ class Inbox:
                 return
         pause = RETRY_FIRST
         while not self._closing.is_set():
-            connection = Connection(self._url, heartbeat=HEARTBEAT, connect_timeout=5)
-            expected = (OSError, *connection.connection_errors, *connection.channel_errors)
             try:
-                with connection:
+                with make_connection(
+                    self._url, heartbeat=HEARTBEAT, connect_timeout=5
+                ) as connection:
                     connect(connection)
                     self._receive(connection)
             except Exception as error:  # whatever it is: without an inbox the session hangs
-                logger.warning("inbox: connection lost, trying again: %s", error,
-                               exc_info=not isinstance(error, expected))  # fmt: skip
+                logger.warning("inbox: no connection, trying again: %s", explain(error),
+                               exc_info=not isinstance(error, EXPECTED))  # fmt: skip
                 pause = RETRY_FIRST if self._connected else min(2 * pause, RETRY_LAST)
                 self._connected = False
                 self._closing.wait(pause)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ssl
 import time
+import uuid
 
 from kombu import Connection
 
-from pestfleet_worker.channel import Queues, connect
+from pestfleet_worker.channel import Queues
+from pestfleet_worker.endpoint import connect, explain, make_connection
 from pestfleet_worker.errors import ChannelError, SessionError
 
 CONNECT_TIMEOUT = 3.0  # seconds
@@ -20,32 +23,29 @@ _ACCESS_REFUSED, _NOT_FOUND, _NOT_ALLOWED = 403, 404, 530
 def check_broker(url: str, session: str) -> None:
     """See whether a session can use this broker.
 
-    Raises `ChannelError` when the broker cannot be reached, or refuses us; `SessionError` when a
-    session of that id has a master there already.
+    Raises `ChannelError` when the URL cannot be read, when the broker cannot be reached, is not
+    who it should be, or refuses us; `SessionError` when a session of that id has a master there
+    already.
     """
-    if not url.startswith(("amqp://", "amqps://")):
-        raise ChannelError(
-            "the broker's URL does not start with amqp:// or amqps://",
-            remedy="The channel needs a broker that speaks AMQP 0-9-1, such as RabbitMQ.",
-        )
-    try:
-        connection = Connection(url, connect_timeout=CONNECT_TIMEOUT)
-        port = connection.port or (5671 if url.startswith("amqps") else 5672)
-        place = f"{connection.hostname}:{port}"
-    except Exception:  # not chained: what a parser says may have a part of the password
-        raise ChannelError(
-            "the URL of the broker cannot be read",
-            remedy="It looks like amqp://USER:PASSWORD@HOST:5672/VHOST; special characters of "
-            "the password are written as %XX.",
-        ) from None
+    connection = make_connection(url, connect_timeout=CONNECT_TIMEOUT)
+    port = connection.port or (5671 if connection.ssl else 5672)
+    place = f"{connection.hostname}:{port}"
     try:
         with connection:
             connect(connection)
+            _check_rights(connection, session)
             _refuse_second_master(connection, Queues(session), session)
     except SessionError:
         raise
     except Exception as error:
         raise _explain(error, place, connection) from error
+
+
+def _check_rights(connection: Connection, session: str) -> None:
+    """Raises the broker's refusal when we may not make queues of this session."""
+    channel = connection.channel()
+    channel.queue_declare(f"pestfleet.{session}.{uuid.uuid4().hex}", exclusive=True)
+    channel.close()
 
 
 def _refuse_second_master(connection: Connection, queues: Queues, session: str) -> None:
@@ -81,6 +81,17 @@ def _explain(error: Exception, place: str, connection: Connection) -> ChannelErr
             f"the broker at {place} refuses the virtual host {connection.virtual_host}: "
             f"{_text_of(error)}",
             remedy="Check the end of the broker's URL; RabbitMQ's default is //, the host named /.",
+        )
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ChannelError(
+            f"who answers at {place} is not the broker: {explain(error)}",
+            remedy="Check cacertfile and server_name_indication in the broker's URL, and the "
+            "dates of its certificate.",
+        )
+    if isinstance(error, ssl.SSLError):
+        return ChannelError(
+            f"the broker at {place} cannot be reached: {explain(error)}",
+            remedy="Check that the port is the one of its TLS listener (usually 5671).",
         )
     if isinstance(error, OSError | EOFError):
         return ChannelError(

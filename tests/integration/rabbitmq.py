@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import time
 from pathlib import Path
@@ -21,12 +22,25 @@ def find_free_port() -> int:
         return port
 
 
-class RabbitMQ:
-    """One broker. `start` and `stop` may be repeated; the data stay until `remove`."""
+def _session_of(process: Path) -> int:
+    try:
+        # proc(5): state, parent, process group and session follow the name in parentheses.
+        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
+    except OSError:
+        return 0  # it has ended
 
-    def __init__(self, folder: Path) -> None:
+
+class RabbitMQ:
+    """One broker. `start` and `stop` may be repeated; the data stay until `remove`.
+
+    `secrets`: folder with the files of a session's broker; then it speaks TLS on `port` only,
+    and its environment is that of a container.
+    """
+
+    def __init__(self, folder: Path, *, secrets: Path | None = None, port: int = 0) -> None:
         self.folder = folder
-        self.port = find_free_port()
+        self.port = port or find_free_port()
+        self._secrets = secrets
         self._environment = {
             **os.environ,
             "HOME": str(folder),  # the Erlang cookie
@@ -35,8 +49,6 @@ class RabbitMQ:
             "ERL_EPMD_PORT": str(find_free_port()),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"pestfleet{self.port}@localhost",
-            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
-            "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(find_free_port()),
             "RABBITMQ_MNESIA_BASE": str(folder / "mnesia"),
             "RABBITMQ_LOG_BASE": str(folder / "log"),
@@ -45,6 +57,18 @@ class RabbitMQ:
             "RABBITMQ_PID_FILE": str(folder / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none",
         }
+        if secrets is None:
+            self._environment |= {
+                "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+                "RABBITMQ_NODE_PORT": str(self.port),
+            }
+        else:
+            self._environment |= {
+                "RABBITMQ_CONFIG_FILE": str(secrets / "rabbitmq.conf"),
+                "RABBITMQ_ENABLED_PLUGINS_FILE": str(secrets / "enabled_plugins"),
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none "
+                "-kernel inet_dist_use_interface {127,0,0,1}",
+            }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,11 +99,37 @@ class RabbitMQ:
     def _answers(self) -> bool:
         """Does it greet a client? (The port opens before that.)"""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as client:
+            with self._open_socket() as client:
                 client.sendall(b"AMQP\x00\x00\x09\x01")
                 return bool(client.recv(1))
         except OSError:
             return False
+
+    def _open_socket(self) -> socket.socket:
+        client = socket.create_connection(("127.0.0.1", self.port), timeout=1)
+        if self._secrets is None:
+            return client
+        context = ssl.create_default_context(cafile=str(self._secrets / "ca.pem"))
+        return context.wrap_socket(client, server_hostname="pestfleet-broker")
+
+    def find_listeners(self) -> set[str]:
+        """Addresses that the broker and its port mapper listen on, as `ss` writes them."""
+        assert self._process is not None
+        lines = subprocess.run(
+            ["ss", "-Hltnp"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        ours = {
+            int(path.name)
+            for path in Path("/proc").glob("[0-9]*")
+            if _session_of(path) == self._process.pid
+        }
+        mapper = f":{self._environment['ERL_EPMD_PORT']}"
+        return {
+            line.split()[3]
+            for line in lines
+            if line.split()[3].endswith(mapper)
+            or any(f"pid={process}," in line for process in ours)
+        }
 
     def stop(self) -> None:
         """Stop in good order."""

@@ -24,6 +24,7 @@ from pestfleet_worker.messages import (
     Announce,
     CaseSpec,
     Farewell,
+    GivenBack,
     Heartbeat,
     Limits,
     Refusal,
@@ -92,6 +93,7 @@ class Hand:
                 content_type=parcel.content_type,
                 content_encoding=parcel.content_encoding,
             ),
+            exchange=parcel.address.exchange,
             routing_key=parcel.address.routing_key,
         )
 
@@ -203,6 +205,38 @@ def test_what_an_earlier_master_left_in_the_broker_is_not_taken(broker: Embedded
     second.close("over")
 
 
+def test_a_run_that_is_given_back_is_sent_afresh_if_it_is_still_wanted(
+    fleet: Fleet, hand: Hand
+) -> None:
+    answers: list[Result] = []
+    for number in range(2):
+        fleet.submit(pack_vector([number]), lambda run, result: answers.append(result))
+    first, second = hand.take(2)
+    fleet.cancel([second.id])
+    for run in (second, first, Run(99, b"")):
+        hand.say(GivenBack(run.id, "w"))
+    (again,) = hand.take(1)
+    assert again == first
+    hand.say(result(again, 1.0))
+    wait_for(lambda: fleet.outstanding == 0)
+    hand.say(GivenBack(first.id, "v"))  # from a worker that was slower
+    hand.say(announce("w"), queue="desk")
+    wait_for(lambda: fleet.slots == 2)  # the desk's message came after it
+    assert hand.queues.runs(hand.channel).get() is None
+    assert [answer.id for answer in answers] == [first.id]
+
+
+def test_workers_make_nothing_of_the_sessions(broker: EmbeddedBroker) -> None:
+    queues = Queues("s")
+    with Connection(broker.url) as connection:
+        channel = connection.channel()
+        for thing in (queues.runs, queues.results, queues.desk, queues.control, queues.answers):
+            thing(channel).declare()
+        with pytest.raises(connection.channel_errors, match="NOT_FOUND"):
+            queues.make_worker_queue("w")(channel).declare()
+    assert not [name for name in broker.router.exchanges if name.startswith("pestfleet")]
+
+
 def test_a_broker_that_forgot_everything_gets_the_runs_again(told: Told) -> None:
     old = EmbeddedBroker(password="secret")
     old.start()
@@ -219,9 +253,8 @@ def test_a_broker_that_forgot_everything_gets_the_runs_again(told: Told) -> None
     old.stop()
     new = EmbeddedBroker(port=old.port, password="secret")
     wait_for(lambda: _starts(new))
-    # A worker may be back before the master: Celery makes the queue of runs anew.
+    wait_for(lambda: fleet.broker_trouble is None)
     early = Hand(new.url)
-    early.queues.runs(early.channel).declare()
     again = early.take(2)
     assert [run.id for run in again] == [2, 3]
     for run in again:
@@ -272,6 +305,23 @@ def test_a_broker_that_stays_away_ends_the_session(
     broker.start()
     wait_for(lambda: fleet.broker_trouble is None)
     fleet.check()
+
+
+def test_a_broker_that_refuses_the_master_ends_the_session(
+    broker: EmbeddedBroker, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "REFUSAL_PATIENCE", 0.0)
+    fleet = Fleet(broker.url.replace("pestfleet:", "pestfleet:x"), CONFIG, told.events)
+
+    def is_refused() -> bool:
+        try:
+            fleet.check()
+        except ChannelError as error:
+            return "the broker refuses us" in error.message
+        return False
+
+    wait_for(is_refused)
+    fleet.close("refused")
 
 
 # -- workers -----------------------------------------------------------------------------------
@@ -443,6 +493,49 @@ def test_a_queue_that_is_not_there_confirms_nothing(broker: EmbeddedBroker) -> N
     with Connection(broker.url) as connection:
         connection.channel().queue_declare("nowhere", durable=True, auto_delete=False)
     assert ticket.wait(10)
+    assert outbox.close()
+
+
+def test_an_outbox_that_is_only_refused_says_so(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "RETRY_LAST", 0.05)
+    monkeypatch.setattr(outbox_module, "REFUSAL_PATIENCE", 0.3)
+    refused: list[str] = []
+    outbox = Outbox(broker.url.replace("pestfleet:", "pestfleet:x"), on_refused=refused.append)
+    wait_for(lambda: refused)
+    assert refused[0].startswith("the broker refuses us: ")
+    outbox.close(timeout=0)
+
+
+def test_a_broker_that_is_away_does_not_refuse(
+    broker: EmbeddedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that is replaced may refuse at first, and vanish in between."""
+    monkeypatch.setattr(outbox_module, "REFUSAL_PATIENCE", 0.0)
+    refused: list[str] = []
+    outbox = Outbox(broker.url)
+    outbox._on_refused = refused.append
+    outbox._note_refusal("refused", refused=True)
+    outbox._note_refusal("away", refused=False)
+    outbox._note_refusal("refused", refused=True)
+    assert not refused
+    outbox._note_refusal("refused", refused=True)
+    assert refused == ["refused"]
+    assert outbox.close()
+
+
+def test_an_outbox_beats_while_it_is_connected(broker: EmbeddedBroker) -> None:
+    beats: list[float] = []
+    outbox = Outbox(broker.url, heartbeat=1.0, on_beat=lambda: beats.append(time.monotonic()))
+    wait_for(lambda: len(beats) > 2)
+    broker.stop()
+    wait_for(lambda: outbox.trouble is not None)
+    count = len(beats)
+    time.sleep(1.0)  # the time itself is what is tested
+    assert len(beats) == count
+    broker.start()
+    wait_for(lambda: len(beats) > count)
     assert outbox.close()
 
 

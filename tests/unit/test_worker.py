@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from pestfleet_worker import worker as worker_module
-from pestfleet_worker.channel import make_app
+from pestfleet_worker.__main__ import _parse_arguments
 from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.health import HealthFile
 from pestfleet_worker.messages import (
     CaseSpec,
     Failure,
     Farewell,
+    GivenBack,
     Limits,
     Result,
     Run,
@@ -38,8 +40,7 @@ class FakeOutbox:
         self.said: list[Any] = []
 
     def publish(self, parcel: Any) -> Any:
-        is_ours = parcel.content_type == "application/x-pestfleet"
-        self.said.append(decode(parcel.body) if is_ours else "run")
+        self.said.append(decode(parcel.body))
         return SimpleNamespace(wait=lambda timeout: True)
 
     def close(self, *, timeout: float) -> bool:
@@ -74,8 +75,7 @@ def make_run(
 ) -> list[Any]:
     worker._slots = [slot or FakeSlot(outcome)]  # type: ignore[list-item, arg-type]
     worker._free.put(0)
-    app = make_app("amqp://host//", "s")
-    worker._make_run(app, RUN)
+    worker._make_run(RUN)
     said: list[Any] = worker._outbox.said  # type: ignore[attr-defined]
     return said
 
@@ -94,7 +94,7 @@ def test_a_cancelled_run_is_neither_answered_nor_given_back(worker: Worker) -> N
 
 def test_a_run_that_was_hit_by_the_end_of_another_is_given_back(worker: Worker) -> None:
     worker._cancelled.add(6)  # it was in the slot a moment before
-    assert make_run(worker, CANCELLED) == ["run"]
+    assert make_run(worker, CANCELLED) == [GivenBack(7, "w")]
 
 
 def test_a_run_that_fails_while_the_worker_leaves_is_given_back(worker: Worker) -> None:
@@ -104,7 +104,7 @@ def test_a_run_that_fails_while_the_worker_leaves_is_given_back(worker: Worker) 
             return self.outcome
 
     struck = Struck(Outcome(b"", Failure("model-failed", "killed by SIGTERM"), 0.1))
-    assert make_run(worker, slot=struck) == ["run"]
+    assert make_run(worker, slot=struck) == [GivenBack(7, "w")]
 
 
 def serve(worker: Worker, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> int:
@@ -185,3 +185,29 @@ def test_workers_of_one_name_have_slots_of_their_own(tmp_path: Path) -> None:
 def test_a_worker_without_a_slot_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="at least 1 slot, not 0"):
         Worker("amqp://h//", "s", name="w", slots=0, scratch=tmp_path)
+
+
+def test_the_health_file_is_no_reason_to_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    health = HealthFile(tmp_path / "scratch")
+    health.touch()
+    assert (tmp_path / "scratch" / "alive").exists()
+    health.remove()
+    health.remove()
+    assert not list((tmp_path / "scratch").iterdir())
+    (tmp_path / "file").touch()
+    broken = HealthFile(tmp_path / "file")
+    broken.touch()
+    assert "cannot be touched" in caplog.messages[-1]
+    broken.remove()
+    assert "stays" in caplog.messages[-1]
+
+
+def test_the_digest_may_come_from_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["pestfleet-worker", "--session", "s"])
+    assert _parse_arguments().digest == ""
+    monkeypatch.setenv("PESTFLEET_DIGEST", "d" * 64)
+    assert _parse_arguments().digest == "d" * 64
+    monkeypatch.setattr("sys.argv", ["pestfleet-worker", "--session", "s", "--digest", "e"])
+    assert _parse_arguments().digest == "e"

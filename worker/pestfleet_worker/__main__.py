@@ -65,7 +65,11 @@ def _parse_arguments() -> argparse.Namespace:
         "--scratch", type=Path, default=Path("slots"), help="folder for the slots' directories"
     )
     parser.add_argument("--case", type=Path, help="case folder, when the run config names none")
-    parser.add_argument("--digest", default="", help="digest of the case in this worker's image")
+    parser.add_argument(
+        "--digest",
+        default=os.environ.get("PESTFLEET_DIGEST", ""),
+        help="digest of the case in this worker's image (default: PESTFLEET_DIGEST)",
+    )
     parser.add_argument(
         "--with-parent", action="store_true", help="end when standard input is closed"
     )

@@ -3,22 +3,28 @@
 The same code speaks to RabbitMQ (`amqp://`, `amqps://`) and to the broker that a master
 embeds for `--on local`, which speaks AMQP 0-9-1 too.
 
-    runs      quorum queue   master → workers   one Celery task a run, acknowledged late
-    results   quorum queue   workers → master   one `Result` a run
-    desk      queue          workers → master   announcements, heartbeats, farewells
-    control   exchange       master → workers   run configs, cancellations, stop, beats
+    control   exchange       master → workers   run configs, cancellations, stop, beats; runs
+    runs      quorum queue   bound to control   one Celery task a run, acknowledged late
+    answers   exchange       workers → master   all that workers say
+    results   quorum queue   bound to answers   one `Result` a run, or a `GivenBack`
+    desk      queue          bound to answers   announcements, heartbeats, farewells
+
+The master makes these. A worker makes nothing but a control queue of its own, reads that and
+`runs`, and writes to `answers`: so a broker can refuse it everything else.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from celery import Celery
-from kombu import Connection, Exchange, Queue, binding
+from kombu import Exchange, Queue, binding
 from kombu.serialization import dumps
 
+from pestfleet_worker.endpoint import read_endpoint
 from pestfleet_worker.messages import Run, encode
 
 RUN_TASK = "pestfleet.run"
@@ -33,6 +39,9 @@ ABANDONED = 3600 * 1000
 # Milliseconds for which a heartbeat or an announcement is worth reading.
 FRESH = 60 * 1000
 
+# How the name of a worker's own queue goes on after that of `control` and a dot.
+WORKER_QUEUE = "[0-9a-f]{12}"
+
 _EVERYBODY = "everybody"
 
 
@@ -45,17 +54,21 @@ class Address:
 
 
 class Queues:
-    """The queues of one session, by the session's id."""
+    """The queues and exchanges of one session, by the session's id.
 
-    def __init__(self, session: str) -> None:
+    `owner`: the master's. For everybody else `declare` does nothing; who uses what is not
+    there gets the broker's error 404.
+    """
+
+    def __init__(self, session: str, *, owner: bool = False) -> None:
         name = f"pestfleet.{session}"
+        self.control = _exchange(f"{name}.control", owner)
+        self.answers = _exchange(f"{name}.answers", owner)
         durable = {"x-queue-type": "quorum", "x-expires": ABANDONED}
-        self.runs = Queue(f"{name}.runs", routing_key=f"{name}.runs", queue_arguments=durable)
-        self.results = Queue(f"{name}.results", queue_arguments=durable)
-        self.desk = Queue(
-            f"{name}.desk", queue_arguments={"x-expires": ABANDONED, "x-message-ttl": FRESH}
-        )
-        self.control = Exchange(f"{name}.control", type="direct", durable=True)
+        fresh = {"x-expires": ABANDONED, "x-message-ttl": FRESH}
+        self.runs = _queue(self.control, f"{name}.runs", durable, owner)
+        self.results = _queue(self.answers, f"{name}.results", durable, owner)
+        self.desk = _queue(self.answers, f"{name}.desk", fresh, owner)
 
     def make_worker_queue(self, worker: str) -> Queue:
         """A queue for one connection of one worker; it goes when the connection goes.
@@ -74,7 +87,7 @@ class Queues:
         )
 
     def address_of(self, queue: Queue) -> Address:
-        return Address("", queue.name)
+        return Address(queue.exchange.name, queue.routing_key)
 
     @property
     def everybody(self) -> Address:
@@ -89,16 +102,26 @@ def _key_of(worker: str) -> str:
     return f"worker.{worker}"
 
 
+def _exchange(name: str, owner: bool) -> Exchange:
+    return Exchange(name, type="direct", durable=True, no_declare=not owner)
+
+
+def _queue(exchange: Exchange, name: str, arguments: dict[str, Any], owner: bool) -> Queue:
+    return Queue(name, exchange, name, queue_arguments=arguments, no_declare=not owner)
+
+
 def make_app(url: str, session: str) -> Celery:
     """The Celery app for a broker's URL and a session. MessagePack only; nothing is pickled."""
     queues = Queues(session)
-    app = Celery("pestfleet", broker=url, set_as_current=False)
+    endpoint = read_endpoint(url)
+    app = Celery("pestfleet", broker=endpoint.url, set_as_current=False)
     app.conf.update(
         task_serializer="msgpack",
         accept_content=["msgpack"],
         task_queues=[queues.runs],
         task_default_queue=queues.runs.name,
-        task_default_routing_key=queues.runs.name,
+        task_default_exchange=queues.control.name,
+        task_default_routing_key=queues.runs.routing_key,
         task_create_missing_queues=False,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
@@ -111,10 +134,13 @@ def make_app(url: str, session: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
+        broker_use_ssl=endpoint.tls or False,
         broker_heartbeat=HEARTBEAT,
         broker_connection_retry=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A queue that is not there will be: the master makes it anew.
+        broker_channel_error_retry=True,
         broker_connection_timeout=5,
     )
     return app
@@ -149,15 +175,13 @@ def pack_run(app: Celery, run: Run) -> Parcel:
         origin="pestfleet",
     )
     content_type, content_encoding, body = dumps(task.body, serializer="msgpack")
-    queue = app.conf.task_default_queue
-    return Parcel(Address("", queue), body, content_type, content_encoding, task.headers)
+    address = Address(app.conf.task_default_exchange, app.conf.task_default_routing_key)
+    return Parcel(address, body, content_type, content_encoding, task.headers)
 
 
-def connect(connection: Connection) -> None:
-    """Connect now, or raise what hinders; each host of the URL is tried, without a pause."""
-    connection.ensure_connection(
-        max_retries=max(1, len(connection.alt)),
-        interval_start=0,
-        interval_step=0,
-        reraise_as_library_errors=False,
-    )
+def count_deliveries(headers: Mapping[str, Any]) -> int:
+    """How often a run was handed out before and came back, by the headers of its message.
+
+    RabbitMQ's quorum queues say it with `x-delivery-count`, since 4.0 with `x-acquired-count`.
+    """
+    return max(int(headers.get(name) or 0) for name in ("x-delivery-count", "x-acquired-count"))

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+from amqp.exceptions import NotFound
 from celery.bootsteps import ConsumerStep
 from kombu import Connection, Consumer
 
-from pestfleet_worker.channel import CONTENT_TYPE, HEARTBEAT, Queues, connect
+from pestfleet_worker.channel import CONTENT_TYPE, HEARTBEAT, Queues
+from pestfleet_worker.endpoint import connect, explain, make_connection
 from pestfleet_worker.errors import ConfigurationError
 from pestfleet_worker.messages import (
     Announce,
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 ANNOUNCE_FIRST, ANNOUNCE_LAST = 0.3, 5.0  # seconds to wait for the desk's answer
 BROKER_PAUSE = 1.0  # seconds between looks for a broker that is not there
+SESSION_PAUSE = 0.2  # at first, for a session that its master has not opened yet
 
 
 def make_announcement(name: str, *, slots: int, digest: str) -> Announce:
@@ -134,14 +137,35 @@ def _listen(
     receive: Callable[[Connection], None],
     leaving: threading.Event,
 ) -> None:
-    """Let `receive` use one connection; waits a moment where there is none."""
-    connection = Connection(url, connect_timeout=5, heartbeat=HEARTBEAT)
+    """Let `receive` use one connection; waits a moment where there is none, or no session."""
+    pause = SESSION_PAUSE
+    while not leaving.is_set():
+        try:
+            return _hear(url, queues, name, on_message, receive, leaving)
+        except NotFound as error:
+            if pause == SESSION_PAUSE:
+                logger.info("waiting for the master to open the session: %s", error)
+            leaving.wait(pause)
+            pause = min(2 * pause, BROKER_PAUSE)
+
+
+def _hear(
+    url: str,
+    queues: Queues,
+    name: str,
+    on_message: Callable[[Any], None],
+    receive: Callable[[Connection], None],
+    leaving: threading.Event,
+) -> None:
+    connection = make_connection(url, connect_timeout=5, heartbeat=HEARTBEAT)
     try:
         connect(connection)
         with connection, _make_consumer(connection.channel(), queues, name, on_message):
             receive(connection)
+    except NotFound:
+        raise
     except (*connection.connection_errors, *connection.channel_errors) as error:
-        logger.warning("the broker does not answer, trying again: %s", error)
+        logger.warning("no connection with the broker, trying again: %s", explain(error))
         leaving.wait(BROKER_PAUSE)
 
 

@@ -17,12 +17,16 @@ from typing import Any
 
 from kombu import Connection
 
-from pestfleet_worker.channel import HEARTBEAT, Parcel, connect
+from pestfleet_worker.channel import HEARTBEAT, Parcel
+from pestfleet_worker.endpoint import EXPECTED, connect, explain, is_refusal, make_connection
 
 logger = logging.getLogger(__name__)
 
 RETRY_FIRST, RETRY_LAST = 0.1, 2.0  # seconds between attempts to connect
 LAST_TRIES = 5  # attempts that fail in a row before a closing outbox gives up
+# Seconds of nothing but refusals after which trying again is given up. Not at once: a broker
+# that starts, or is replaced, may not know its users yet.
+REFUSAL_PATIENCE = 60.0
 
 
 class Ticket:
@@ -51,15 +55,24 @@ class Outbox:
         *,
         heartbeat: float = HEARTBEAT,
         on_connect: Callable[[Connection], None] | None = None,
+        on_refused: Callable[[str], None] | None = None,
+        on_beat: Callable[[], None] | None = None,
     ) -> None:
-        """`on_connect` gets each new connection before anything is sent over it."""
+        """`on_connect` gets each new connection before anything is sent over it.
+
+        `on_refused` gets the reason once the broker has only refused us for REFUSAL_PATIENCE.
+        `on_beat` is called every few seconds while there is a connection.
+        """
         self._url = url
         self._on_connect = on_connect
+        self._on_refused = on_refused
+        self._on_beat = on_beat
         self._heartbeat = heartbeat
         self._waiting: deque[Ticket] = deque()
         self._unconfirmed: dict[int, Ticket] = {}
         self._next_tag = 1
         self._failures = 0  # since the broker last confirmed something
+        self._refused_since: float | None = None
         self._trouble: tuple[float, str] | None = (time.monotonic(), "not connected yet")
         self._connection: Connection | None = None
         self._channel: Any = None
@@ -101,12 +114,15 @@ class Outbox:
                 self._connect()
                 self._exchange()
             except Exception as error:  # whatever it is: what waits must be sent one day
-                expected = isinstance(error, self._connection_errors)
-                logger.warning("outbox: connection lost, trying again: %s", error,
-                               exc_info=not expected)  # fmt: skip
+                text = explain(error)
+                # At the end of a session its exchanges go before the last farewells.
+                level = logging.DEBUG if self._closing.is_set() else logging.WARNING
+                logger.log(level, "outbox: no connection, trying again: %s", text,
+                           exc_info=not isinstance(error, EXPECTED))  # fmt: skip
                 self._disconnect()
                 since = self._trouble[0] if self._trouble else time.monotonic()
-                self._trouble = (since, str(error) or type(error).__name__)
+                self._trouble = (since, text)
+                self._note_refusal(text, refused=is_refusal(error))
                 if self._closing.is_set() and self._failures >= LAST_TRIES:
                     break
                 self._closing.wait(min(RETRY_FIRST * 2 ** min(self._failures, 10), RETRY_LAST))
@@ -115,18 +131,17 @@ class Outbox:
         self._wake_reader.close()
         self._wake_writer.close()
 
-    @property
-    def _connection_errors(self) -> tuple[type[BaseException], ...]:
-        recoverable: tuple[type[BaseException], ...] = (OSError,)
-        if self._connection is not None:
-            recoverable += self._connection.connection_errors
-            recoverable += self._connection.channel_errors
-        return recoverable
+    def _note_refusal(self, text: str, *, refused: bool) -> None:
+        now = time.monotonic()
+        if not refused:
+            self._refused_since = None
+        elif self._refused_since is None:
+            self._refused_since = now
+        elif now - self._refused_since >= REFUSAL_PATIENCE and self._on_refused is not None:
+            self._on_refused(text)
 
     def _connect(self) -> None:
-        self._connection = Connection(
-            self._url, heartbeat=self._heartbeat, connect_timeout=5, transport_options={}
-        )
+        self._connection = make_connection(self._url, heartbeat=self._heartbeat, connect_timeout=5)
         connect(self._connection)
         if self._on_connect is not None:
             self._on_connect(self._connection)
@@ -155,6 +170,7 @@ class Outbox:
     def _exchange(self) -> None:
         """Send and take confirmations until closed; raises when the connection is lost."""
         assert self._connection is not None
+        self._beat()
         checked = time.monotonic()
         interval = max(self._heartbeat / 4, 0.25)
         with selectors.DefaultSelector() as selector:
@@ -173,6 +189,11 @@ class Outbox:
                 if time.monotonic() - checked > interval:
                     checked = time.monotonic()
                     self._connection.heartbeat_check(rate=4)
+                    self._beat()
+
+    def _beat(self) -> None:
+        if self._on_beat is not None:
+            self._on_beat()
 
     def _send_waiting(self) -> None:
         while self._waiting:
@@ -205,6 +226,7 @@ class Outbox:
 
     def _on_ack(self, delivery_tag: int, multiple: bool) -> None:
         self._failures = 0
+        self._refused_since = None
         for ticket in self._take(delivery_tag, multiple=multiple):
             ticket.confirm()
 
