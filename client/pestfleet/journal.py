@@ -6,7 +6,8 @@ event has its vectors as base64 of little-endian float64: enough to never make t
 
 Events (`event`; every one has `time`, seconds since 1970):
     start, engine-started, iteration, note, warn, worker-joined, worker-left, worker-refused,
-    batch (purpose, runs), run (id, parameters, observations | failure, worker, seconds), end
+    batch (purpose, runs), run (id, parameters, observations | failure, worker, seconds,
+    name: the user's for it, kit_lost: why the kit of a failed one was not kept), end
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ class Journal:
                 self._file.write(line + "\n")
                 self._file.flush()
 
-    def write_run(self, run: Run, result: Result) -> None:
-        """Append a finished run."""
+    def write_run(self, run: Run, result: Result, *, name: str = "", kit_lost: str = "") -> None:
+        """Append a finished run.
+
+        `name`: what the user calls it; `kit_lost`: why the kit that came with it was not kept.
+        """
         outcome: dict[str, Any] = {}
         if result.failure is None:
             outcome["observations"] = _to_text(result.observations)
@@ -57,6 +61,8 @@ class Journal:
                 for name in ("reason", "message", "file", "line", "exit_code", "signal", "log")
                 if (value := getattr(failure, name)) not in ("", None, 0) or name == "message"
             }
+        outcome |= {"name": name} if name else {}
+        outcome |= {"kit_lost": kit_lost} if kit_lost else {}
         self.write(
             "run",
             id=run.id,

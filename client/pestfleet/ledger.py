@@ -16,6 +16,7 @@ from typing import Protocol
 
 from pestfleet.fleet import Fleet
 from pestfleet.journal import Journal
+from pestfleet.kits import KitFolder
 from pestfleet_worker.errors import SessionError
 from pestfleet_worker.messages import CaseSpec, Failure, Result, Run
 
@@ -56,9 +57,13 @@ class Counts:
 
 @dataclass(slots=True)
 class _Flight:
-    """A run that is under way, and who waits for it: request -> callback."""
+    """A run that is under way, and who waits for it: request -> callback.
+
+    `name`: what who asked first calls it.
+    """
 
     run: int = 0
+    name: str = ""
     waiting: dict[int, OnResult] = field(default_factory=dict)
 
 
@@ -77,6 +82,7 @@ class RunLedger:
         finished: dict[bytes, bytes],
         check_stop: Callable[[], None],
         store: RunStore | None = None,
+        kits: KitFolder | None = None,
     ) -> None:
         self._fleet = fleet
         self._spec = spec
@@ -84,6 +90,7 @@ class RunLedger:
         self._finished = finished
         self._check_stop = check_stop
         self._store = store
+        self._kits = kits
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._flights: dict[bytes, _Flight] = {}
@@ -99,15 +106,15 @@ class RunLedger:
     def slots(self) -> int:
         return self._fleet.slots
 
-    def request(self, parameters: bytes, on_result: OnResult) -> int:
-        """See `RunService.request`."""
+    def request(self, parameters: bytes, on_result: OnResult, *, name: str = "") -> int:
+        """See `RunService.request`. `name`: what the user calls the run; for the journal."""
         number = next(self._numbers)
         stored = self._look_up(parameters)
         with self._lock:
             self.counts.requested += 1
             known = self._finished.get(parameters, stored)
             if known is None:
-                self._wait_for(parameters, number, on_result)
+                self._wait_for(parameters, number, on_result, name)
             else:
                 self.counts.answered += 1
                 self.counts.known += 1
@@ -146,11 +153,11 @@ class RunLedger:
         observations = self._store.lookup(parameters)
         return observations if observations and len(observations) == self._size else None
 
-    def _wait_for(self, parameters: bytes, number: int, on_result: OnResult) -> None:
+    def _wait_for(self, parameters: bytes, number: int, on_result: OnResult, name: str) -> None:
         self._vectors[number] = parameters
         flight = self._flights.get(parameters)
         if flight is None:
-            flight = self._flights[parameters] = _Flight()
+            flight = self._flights[parameters] = _Flight(name=name)
             flight.run = self._fleet.submit(parameters, self._take)
         flight.waiting[number] = on_result
 
@@ -160,8 +167,14 @@ class RunLedger:
 
     def _take(self, run: Run, result: Result) -> None:
         result = self._check(result)
+        with self._lock:
+            name = self._flights.get(run.parameters, _Flight()).name
+        kit_lost = ""
+        if result.kit:
+            kit_lost = self._kits.keep(run.id, result) if self._kits is not None else ""
+            result = replace(result, kit=b"")  # engines may keep results for long
         try:
-            self._journal.write_run(run, result)
+            self._journal.write_run(run, result, name=name, kit_lost=kit_lost)
         except OSError as error:
             self._broken = error
             return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pestfleet.control.model import ControlFile
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.journal import failure_of, read_journal
+from pestfleet.kits import list_kits
 from pestfleet.result_files import (
     Tables,
     find_home,
@@ -108,28 +109,32 @@ def read_iterations(folder: SessionFolder) -> pandas.DataFrame:
 def read_runs(folder: SessionFolder, *, failed: bool | None = None) -> pandas.DataFrame:
     """One row a finished run, in the order in which they finished.
 
-    Columns: id, time (seconds since 1970), purpose, worker, slot, seconds, failed, reason,
-    message, file, line, exit_code, signal, log. `failed`: only failed or only successful ones.
+    Columns: id, name (the user's, "" where it has none), time (seconds since 1970), purpose,
+    worker, slot, seconds, failed, reason, message, file, line, exit_code, signal, log, kit (is
+    there one of this failed run?). `failed`: only failed or only successful ones.
     """
     import pandas
 
-    names = ["id", "time", "purpose", "worker", "slot", "seconds", "failed"]
+    names = ["id", "name", "time", "purpose", "worker", "slot", "seconds", "failed"]
     details = ["reason", "message", "file", "line", "exit_code", "signal", "log"]
+    columns = [*names, *details, "kit"]
     rows = []
+    kits = list_kits(folder)
     purpose = ""
     for event in _read_events(folder):
         if event["event"] == "batch":
             purpose = event["purpose"]
         if event["event"] != "run":
             continue
-        row = {"purpose": purpose, **event, "failed": "failure" in event}
+        row = {"purpose": purpose, "name": "", **event, "failed": "failure" in event}
+        row["kit"] = row["failed"] and event.get("id") in kits
         if failed is not None and row["failed"] != failed:
             continue
         if row["failed"]:
             failure = failure_of(event)
             row |= {name: getattr(failure, name) for name in details}
-        rows.append([row.get(name) for name in (*names, *details)])
-    return pandas.DataFrame(rows, columns=[*names, *details])
+        rows.append([row.get(name) for name in columns])
+    return pandas.DataFrame(rows, columns=columns)
 
 
 def plot_results(folder: SessionFolder, path: Path) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -45,7 +45,7 @@ class FleetRunner:
     def slots(self) -> int:
         return max(1, self._ledger.slots)
 
-    def run(self, parameters: Matrix, *, purpose: str) -> RunSet:
+    def run(self, parameters: Matrix, *, purpose: str, names: Sequence[str] = ()) -> RunSet:
         """Make the runs; see `Runner.run`."""
         vectors = self._to_vectors(parameters)
         batch = Batch(purpose, len(vectors))
@@ -66,7 +66,8 @@ class FleetRunner:
 
         known = self._ledger.counts.known
         requests = [
-            self._ledger.request(vector, partial(take, row)) for row, vector in enumerate(vectors)
+            self._ledger.request(vector, partial(take, row), name=names[row] if names else "")
+            for row, vector in enumerate(vectors)
         ]
         batch.known = self._ledger.counts.known - known
         self.batch = batch

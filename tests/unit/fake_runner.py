@@ -52,7 +52,8 @@ class FunctionRunner:
     def slots(self) -> int:
         return self._slots
 
-    def run(self, parameters: Matrix, *, purpose: str) -> RunSet:
+    def run(self, parameters: Matrix, *, purpose: str, names: Sequence[str] = ()) -> RunSet:
+        assert len(names) in (0, len(parameters))
         assert parameters.ndim == 2
         assert parameters.shape[1] == len(self._control.parameters)
         assert np.isfinite(parameters).all()

@@ -134,6 +134,18 @@ def test_a_failed_run_is_answered_and_not_remembered(
     assert events[0]["failure"]["reason"] == "model-failed"
 
 
+def test_a_run_has_the_name_that_it_was_asked_for_by(
+    ledger: RunLedger, fleet: FakeFleet, tmp_path: Path
+) -> None:
+    ledger.request(ONE, lambda _: None, name="first")
+    ledger.request(ONE, lambda _: None, name="again")
+    ledger.request(TWO, lambda _: None)
+    for run in fleet.asked:
+        fleet.finish(run)
+    events = list(read_journal(tmp_path / "journal.jsonl"))
+    assert [event.get("name") for event in events] == ["first", None]
+
+
 def test_an_answer_of_the_wrong_size_is_a_failure(ledger: RunLedger, fleet: FakeFleet) -> None:
     got: list[Result] = []
     ledger.request(ONE, got.append)
@@ -155,7 +167,7 @@ def test_cancelling_spares_a_run_that_others_wait_for(ledger: RunLedger, fleet: 
 def test_a_journal_that_cannot_be_written_stops_the_session(
     ledger: RunLedger, fleet: FakeFleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Journal, "write_run", fail)

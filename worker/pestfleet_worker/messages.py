@@ -74,7 +74,10 @@ class CaseSpec:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a run may use. `seconds` 0: no time limit. `threads` sets OMP_NUM_THREADS and kin."""
+    """What a run may use. `seconds` 0: no time limit. `threads` sets OMP_NUM_THREADS and kin.
+
+    `kit_bytes`: the most that the kit of a failed run may have (`Result.kit`); 0: none.
+    """
 
     kind: ClassVar[str] = "limits"
     seconds: float = 0.0
@@ -82,6 +85,7 @@ class Limits:
     deliveries: int = (
         3  # a run that was handed out this often and killed its worker each time fails
     )
+    kit_bytes: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +123,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The one answer to a `Run`: observations, or a failure."""
+    """The one answer to a `Run`: observations, or a failure.
+
+    `kit`: a .tar.gz with what there is to see of a run that failed (pestfleet_worker.kits).
+    """
 
     kind: ClassVar[str] = "result"
     id: int
@@ -128,6 +135,16 @@ class Result:
     seconds: float
     observations: bytes = b""
     failure: Failure | None = None
+    kit: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """A worker that leaves in good order has not made this run; another shall."""
+
+    kind: ClassVar[str] = "given-back"
+    id: int
+    worker: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +261,8 @@ class Stop:
 _KINDS: dict[str, type[Any]] = {
     cls.kind: cls
     for cls in (
-        FilePair, CaseSpec, Limits, Run, Failure, Result, SlotState, Announce, AgentSpec, RunConfig,
-        Refusal, Heartbeat, Farewell, MasterBeat, Cancel, Stop,
+        FilePair, CaseSpec, Limits, Run, Failure, Result, GivenBack, SlotState, Announce, AgentSpec,
+        RunConfig, Refusal, Heartbeat, Farewell, MasterBeat, Cancel, Stop,
     )
 }  # fmt: skip
 

@@ -6,18 +6,28 @@ A run gets a vector and gives a vector, or a typed `Failure`; a model that fails
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import signal
 import threading
 import time
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 
 from pestfleet_worker.errors import CaseError
 from pestfleet_worker.instructions import InstructionError
-from pestfleet_worker.messages import CaseSpec, Failure, Limits, pack_vector, unpack_vector
+from pestfleet_worker.kits import KitQuota, Scene, pack_kit
+from pestfleet_worker.messages import (
+    CaseSpec,
+    Failure,
+    Limits,
+    Result,
+    Run,
+    pack_vector,
+    unpack_vector,
+)
 from pestfleet_worker.model_files import ModelInput, ModelOutput, bind_inputs, bind_outputs
 from pestfleet_worker.processes import (
     SLOT_MARK,
@@ -31,6 +41,8 @@ from pestfleet_worker.processes import (
 )
 from pestfleet_worker.slots import SlotFiles, prepare_slot, remove_slot
 from pestfleet_worker.templates import TemplateError
+
+logger = logging.getLogger(__name__)
 
 LOG_LINES = 40
 LOG_BYTES = 4096
@@ -57,6 +69,11 @@ class Outcome:
     observations: bytes
     failure: Failure | None
     seconds: float
+    kit: bytes = b""
+
+    def make_result(self, run: Run, *, worker: str, slot: int) -> Result:
+        """As the message to the master."""
+        return Result(run.id, worker, slot, self.seconds, self.observations, self.failure, self.kit)
 
 
 class _RunFailed(Exception):
@@ -157,6 +174,31 @@ class Slot:
                 self._running = False
         return Outcome(observations, failure, time.perf_counter() - began)
 
+    def add_kit(self, outcome: Outcome, run: Run, quota: KitQuota) -> Outcome:
+        """The outcome of the run that `execute` made last, with a kit if it failed.
+
+        Never raises: where none can be packed, the end of the failure's log says why.
+        """
+        failure = outcome.failure
+        if failure is None or self.limits.kit_bytes <= 0 or not quota.take(failure.reason):
+            return outcome
+        scene = Scene(
+            run=run.id,
+            failure=failure,
+            values=unpack_vector(run.parameters[: len(run.parameters) // 8 * 8]),
+            spec=self.spec,
+            limits=self.limits,
+            source=self.source,
+            directory=self.directory,
+            log=self._log_path,
+        )
+        try:
+            return replace(outcome, kit=pack_kit(scene, self.limits.kit_bytes))
+        except Exception as error:  # that a run failed must be told, with a kit or without
+            logger.exception("run %d has no kit", run.id)
+            log = f"{failure.log.rstrip()}\npestfleet: the run has no kit: {error}\n".lstrip()
+            return replace(outcome, failure=replace(failure, log=log))
+
     def cancel(self) -> bool:
         """Kill the run in hand, if there is one, so that `execute` returns at once."""
         with self._lock:
@@ -187,6 +229,7 @@ class Slot:
         values = unpack_vector(parameters)
         deadline = time.monotonic() + self.limits.seconds if self.limits.seconds > 0 else None
         while True:
+            os.ftruncate(self._log, 0)
             self._write_inputs(values)
             self._run_commands(deadline, canceller)
             observations = self._read_outputs()
@@ -220,7 +263,6 @@ class Slot:
                 ) from None
 
     def _run_commands(self, deadline: float | None, canceller: Canceller) -> None:
-        os.ftruncate(self._log, 0)
         for command in self._commands:
             try:
                 ending = run_command(

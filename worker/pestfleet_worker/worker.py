@@ -16,22 +16,25 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from celery import Celery
 from celery.worker import state as celery_state
 
 from pestfleet_worker.agent_duty import AgentDuty
-from pestfleet_worker.channel import RUN_TASK, Queues, make_app, pack, pack_run
+from pestfleet_worker.channel import RUN_TASK, Queues, count_deliveries, make_app, pack
 from pestfleet_worker.control import (
     ControlStep,
     await_run_config,
     follow_control,
     make_announcement,
 )
+from pestfleet_worker.endpoint import read_endpoint
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
+from pestfleet_worker.health import HealthFile
+from pestfleet_worker.kits import KitQuota
 from pestfleet_worker.messages import (
     Cancel,
     Failure,
     Farewell,
+    GivenBack,
     Heartbeat,
     MessageError,
     Result,
@@ -41,9 +44,9 @@ from pestfleet_worker.messages import (
     Stop,
     decode,
 )
-from pestfleet_worker.outbox import Outbox
+from pestfleet_worker.outbox import Outbox, Ticket
 from pestfleet_worker.processes import Guardian
-from pestfleet_worker.runs import Slot
+from pestfleet_worker.runs import Outcome, Slot
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,7 @@ class Worker:
     ) -> None:
         if slots < 1:
             raise ConfigurationError(f"a worker has at least 1 slot, not {slots}")
+        read_endpoint(url)
         self.name = name
         # Of this process alone: what carries it is killed when the process is gone.
         self._process = uuid.uuid4().hex
@@ -83,15 +87,18 @@ class Worker:
         self._queues = Queues(session)
         self._slot_count = slots
         self._scratch = scratch
+        self._health = HealthFile(scratch)
         self._digest = digest
         self._source = source
         self._slots: list[Slot] = []
         self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._kits = KitQuota()
         self._running: dict[int, tuple[int, float]] = {}  # slot -> run, when it began
         self._cancelled: set[int] = set()
         self._finished = 0
         self._silence = 0.0
         self._exit_code: int | None = None
+        self._refused = ""  # why the broker does not want us
         self._leaving = threading.Event()
         self._ended = threading.Event()
         self._celery: Any = None
@@ -99,7 +106,7 @@ class Worker:
 
     def serve(self) -> int:
         """Work until the session is over, the master is gone, or `leave` is called."""
-        self._outbox = Outbox(self._url, on_connect=self._declare)
+        self._outbox = Outbox(self._url, on_refused=self._give_up, on_beat=self._health.touch)
         try:
             with closing(Guardian.start(self._mark)):
                 config = self._announce_until_configured()
@@ -109,11 +116,11 @@ class Worker:
                     self._prepare_slots(config)
                     self._serve_runs(config)
         except PestfleetError as error:
-            self._say_farewell(error.message)
+            self._say(Farewell(self.name, error.message))
             logger.error("%s", error)
             self._exit_code = REFUSED
         except Exception as error:
-            self._say_farewell(f"{type(error).__name__}: {error}")
+            self._say(Farewell(self.name, f"{type(error).__name__}: {error}"))
             # The last line is what a target shows.
             logger.exception("the worker is broken")
             logger.error("%s: %s", type(error).__name__, error)
@@ -121,8 +128,11 @@ class Worker:
         finally:
             self._leaving.set()
             self._ended.set()
-            self._outbox.close(timeout=LAST_WORDS)
+            self._outbox.close(timeout=0.0 if self._refused else LAST_WORDS)
             self._remove_slots()
+            self._health.remove()
+        if self._refused:
+            logger.error("%s", self._refused)  # the last line is what a target shows
         # Only the end of the session may look like success: a target replaces the others.
         return BROKEN if self._exit_code is None else self._exit_code
 
@@ -134,6 +144,10 @@ class Worker:
         self._exit_code = exit_code
         self._leaving.set()
         threading.Thread(target=self._leave, args=(reason,), daemon=True).start()
+
+    def _give_up(self, reason: str) -> None:
+        self._refused = f"{reason}; check the user, the password and the rights in the URL"
+        self.leave(REFUSED, reason)
 
     # -- joining -------------------------------------------------------------------------------
 
@@ -214,7 +228,7 @@ class Worker:
     def _serve_runs(self, config: RunConfig) -> None:
         app = make_app(self._url, self._session)
         app.set_default()  # Celery looks for the task in the default app, in the slot's thread
-        app.task(self._make_task(app, config), name=RUN_TASK, bind=True, acks_late=True)
+        app.task(self._make_task(config), name=RUN_TASK, bind=True, acks_late=True)
         app.steps["consumer"].add(
             ControlStep.bind(self._queues, self.name, self._on_control, self.announce)
         )
@@ -229,70 +243,66 @@ class Worker:
         threading.Thread(target=self._keep_pulse, args=(config,), daemon=True).start()
         self._celery.start()
 
-    def _make_task(self, app: Celery, config: RunConfig) -> Any:
+    def _make_task(self, config: RunConfig) -> Any:
         def make_run(task: Any, data: bytes) -> None:
             try:
                 run = decode(data)
             except MessageError as error:
                 logger.error("a run that cannot be read is dropped: %s", error)
                 return
-            headers = vars(task.request)
-            deliveries = max(
-                int(headers.get(header) or 0) for header in ("x-delivery-count", "x-acquired-count")
-            )
+            deliveries = count_deliveries(vars(task.request))
             if deliveries >= config.limits.deliveries:
-                self._answer(run, 0, 0.0, b"", _killed_workers(run, deliveries))
+                self._answer(run, 0, Outcome(b"", _killed_workers(run, deliveries), 0.0))
             else:
-                self._make_run(app, run)
+                self._make_run(run)
 
         return make_run
 
-    def _make_run(self, app: Celery, run: Run) -> None:
+    def _make_run(self, run: Run) -> None:
         number = self._free.get()
         try:
             self._running[number] = (run.id, time.monotonic())
             if run.id in self._cancelled or self._leaving.is_set():
                 del self._running[number]
-                self._give_back(app, run)
+                self._give_back(run)
                 return
             try:
                 outcome = self._slots[number].execute(run.parameters)
-                observations, failure, seconds = (
-                    outcome.observations, outcome.failure, outcome.seconds,
-                )  # fmt: skip
             except Exception as error:  # a defect of ours must not lose the run
                 logger.exception("run %d", run.id)
-                observations, seconds = b"", 0.0
                 failure = Failure("worker-error", f"{type(error).__name__}: {error}")
+                outcome = Outcome(b"", failure, 0.0)
             finally:
                 del self._running[number]
             # "Cancelled" may have been meant for the run that was in this slot a moment before.
-            unmade = failure is not None and failure.reason == "cancelled"
-            if failure is not None and (self._leaving.is_set() or unmade):
-                self._give_back(app, run)
-            else:
-                self._answer(run, number, seconds, observations, failure)
+            unmade = outcome.failure is not None and outcome.failure.reason == "cancelled"
+            if outcome.failure is not None and (self._leaving.is_set() or unmade):
+                self._give_back(run)
+                return
+            if outcome.failure is not None:
+                outcome = self._slots[number].add_kit(outcome, run, self._kits)
+            self._answer(run, number, outcome)
         finally:
             self._free.put(number)
 
-    def _answer(
-        self, run: Run, slot: int, seconds: float, observations: bytes, failure: Failure | None
-    ) -> None:
+    def _answer(self, run: Run, slot: int, outcome: Outcome) -> None:
         """Send the result; return when the broker has it, so that the run may be acknowledged."""
-        result = Result(run.id, self.name, slot, seconds, observations, failure)
-        ticket = self._outbox.publish(pack(self._queues.address_of(self._queues.results), result))
+        ticket = self._say_of_run(outcome.make_result(run, worker=self.name, slot=slot))
         while not ticket.wait(1.0):
-            if self._ended.is_set():
+            if self._ended.is_set() or self._refused:
                 # Unacknowledged, the broker gives the run to another worker.
                 raise SystemExit
         self._finished += 1
 
-    def _give_back(self, app: Celery, run: Run) -> None:
-        """Hand a run to the other workers as a fresh message: leaving is no failed delivery."""
+    def _give_back(self, run: Run) -> None:
+        """Have the master send the run afresh: leaving in good order is no failed delivery."""
         if run.id in self._cancelled:
             return
-        if not self._outbox.publish(pack_run(app, run)).wait(LAST_WORDS):
+        if not self._say_of_run(GivenBack(run.id, self.name)).wait(LAST_WORDS):
             raise SystemExit
+
+    def _say_of_run(self, answer: Result | GivenBack) -> Ticket:
+        return self._outbox.publish(pack(self._queues.address_of(self._queues.results), answer))
 
     # -- being led -----------------------------------------------------------------------------
 
@@ -358,7 +368,7 @@ class Worker:
         deadline.start()
         if self._exit_code == SESSION_OVER:
             self._cancelled.update(run for run, _ in list(self._running.values()))
-        self._say_farewell(reason)
+        self._say(Farewell(self.name, reason))
         while self._running:
             for number in list(self._running):
                 self._slots[number].cancel()
@@ -369,23 +379,16 @@ class Worker:
 
     def _drop_everything(self) -> None:
         logger.error("could not leave in time; the broker gives the runs in hand to others")
+        if self._refused:
+            logger.error("%s", self._refused)
         for slot in self._slots:
             slot.cancel()
         os._exit(self._exit_code or MASTER_GONE)
-
-    def _say_farewell(self, reason: str) -> None:
-        self._say(Farewell(self.name, reason))
 
     def _say(self, message: Any) -> None:
         self._outbox.publish(
             pack(self._queues.address_of(self._queues.desk), message, persistent=False)
         )
-
-    def _declare(self, connection: Any) -> None:
-        channel = connection.channel()
-        # The master makes the others; a worker that outlives it must not make them anew.
-        self._queues.desk(channel).declare()
-        channel.close()
 
 
 def _killed_workers(run: Run, deliveries: int) -> Failure:

@@ -52,6 +52,11 @@ def check_commands(
         )
 
 
+def is_shell_word(word: str) -> bool:
+    """Is this first word of a command the shell's own, or in its language?"""
+    return word in _SHELL_WORDS or bool(_SHELL_SIGNS.intersection(word))
+
+
 def _check_command(
     command: Command,
     control: ControlFile,
@@ -66,7 +71,7 @@ def _check_command(
     if not words:
         return
     program = words[0].rstrip(";&|")
-    if not program or program in _SHELL_WORDS or _SHELL_SIGNS.intersection(program):
+    if not program or is_shell_word(program):
         return
     if "\\" in command.line and not windows:
         problems.error(

@@ -175,7 +175,7 @@ class _NoRuns:
 
     slots = 1
 
-    def run(self, parameters: Any, *, purpose: str) -> RunSet:
+    def run(self, parameters: Any, *, purpose: str, names: Sequence[str] = ()) -> RunSet:
         raise NotImplementedError(purpose)
 
 

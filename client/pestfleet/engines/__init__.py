@@ -54,20 +54,22 @@ def is_program(name: str) -> bool:
     return name.startswith("pestpp-") or name in _AGENTS_ONLY
 
 
-def check_program(name: str, case: Path) -> None:
-    """Raises `ConfigurationError` when the engine is a program that is not on this machine.
+def find_program(name: str, case: Path) -> Path | None:
+    """Where the program of an external engine is; None for an engine that is none.
 
-    `case`: the case's folder, where the user may have put it.
+    `case`: the case's folder, where the user may have put it. Raises `ConfigurationError` when
+    it is not on this machine.
     """
     if name.startswith("pestpp-"):
         from pestfleet.engines.pestpp.programs import find_program
 
-        find_program(name, case=case)
-    elif name in _AGENTS_ONLY:
+        return find_program(name, case=case)
+    if name in _AGENTS_ONLY:
         from pestfleet.engines import classic, programs
 
         program = classic.PROGRAMS[name]
-        programs.find_program(program.masters, case=case, install=program.install)
+        return programs.find_program(program.masters, case=case, install=program.install)
+    return None
 
 
 def load_engine(name: str) -> Engine:

@@ -50,12 +50,13 @@ class Runner(Protocol):
         """Slots that the fleet has now, at least 1."""
         ...
 
-    def run(self, parameters: Matrix, *, purpose: str) -> RunSet:
+    def run(self, parameters: Matrix, *, purpose: str, names: Sequence[str] = ()) -> RunSet:
         """Make one run for each row of `parameters`, shape (runs, all parameters).
 
         Columns: every parameter of the control file, in its order, as the control file has them
         (not log-transformed; before scale and offset, which the runner applies).
-        `purpose` is shown to the user ("Jacobian", "damping values", "iteration 2").
+        `purpose` is shown to the user ("Jacobian", "damping values", "iteration 2"), as are
+        `names`, what the user calls the rows, where they have names.
         Raises `Interrupted` when the user stops the session.
         """
         ...

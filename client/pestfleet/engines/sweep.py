@@ -69,7 +69,7 @@ def run(job: Job) -> dict[str, Any]:
         while part := list(islice(rows, chunk)):
             values = sets.fill(part)
             purpose = f"runs {done + 1} to {done + len(part)} of {total}"
-            result = job.runner.run(values, purpose=purpose)
+            result = job.runner.run(values, purpose=purpose, names=[name for name, _ in part])
             _warn_about_failures(job, part, result)
             for i, (run_name, _) in enumerate(part):
                 if i in result.failures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,8 +70,8 @@ class CountingRunner:
     def slots(self) -> int:
         return self.runner.slots
 
-    def run(self, parameters: Matrix, *, purpose: str) -> RunSet:
-        made = self.runner.run(parameters, purpose=purpose)
+    def run(self, parameters: Matrix, *, purpose: str, names: Sequence[str] = ()) -> RunSet:
+        made = self.runner.run(parameters, purpose=purpose, names=names)
         self.runs += len(parameters)
         self.failed += len(made.failures)
         return made
