@@ -6,8 +6,10 @@ journal.jsonl    everything that happened (pestfleet.journal)
 state.json       how far the session is, renewed while it runs
 master.log       the master's log; logs/ has one of each worker
 results/         the engine's files
+kits/            of failed runs, one .tar.gz each (pestfleet.kits)
 lock             held by the master while it lives
 stop             its presence asks the master to stop
+scale            asks the master for another number of workers
 """
 
 from __future__ import annotations
@@ -33,6 +35,23 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """How a target of containers places a session. Sizes are those of one slot.
+
+    `master`: here, in the launching process, or there, beside the workers. `tunnel`: workers
+    reach a master here through one. `memory`: such as 2g, "" for no limit; `cpus`: 0 for no
+    limit; `pids`: processes and threads. `image`: of the workers, with the case in it.
+    """
+
+    master: str = "here"
+    tunnel: bool = False
+    memory: str = ""
+    cpus: float = 0.0
+    pids: int = 256
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SessionSpec:
     """What a session was asked to do. Holds no secret."""
 
@@ -52,6 +71,7 @@ class SessionSpec:
     mode: str = "queue"  # or agent: the workers run the engine's own agents
     arguments: list[str] = field(default_factory=list)  # for an engine that is a program
     cache: str = "none"  # place of the run cache
+    place: Placement = Placement()
     version: str = ""
 
 
@@ -63,6 +83,7 @@ class SessionFolder:
         self.case = path / "case"
         self.journal = path / "journal.jsonl"
         self.results = path / "results"
+        self.kits = path / "kits"
         self.log = path / "master.log"
         self._lock = FileLock(path / "lock")
 
@@ -70,11 +91,16 @@ class SessionFolder:
     def name(self) -> str:
         return self.path.name
 
+    def kit_of(self, run: int) -> Path:
+        """Where the kit of a failed run is, if there is one."""
+        return self.kits / f"run-{run}.tar.gz"
+
     @property
     def words(self) -> str:
         """What names this session on a command line: its id, and where it is if that is unusual."""
         root = self.path.parent
-        return self.name if root == DEFAULT_ROOT else f"{self.name} --sessions {root}"
+        usual = (DEFAULT_ROOT, Path(os.environ.get("PESTFLEET_SESSIONS", DEFAULT_ROOT)))
+        return self.name if root in usual else f"{self.name} --sessions {root}"
 
     def create(self, spec: SessionSpec) -> None:
         """Make the folder. Raises `SessionError` when there is such a session already."""
@@ -104,8 +130,8 @@ class SessionFolder:
         path = self.path / "session.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            known = {item.name for item in fields(SessionSpec)}
-            return SessionSpec(**{name: values[name] for name in values.keys() & known})
+            place = _take_known(Placement, values.pop("place", {}))
+            return SessionSpec(**_take_known(SessionSpec, values), place=Placement(**place))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SessionError(f"{path} is not the spec of a session: {error}") from error
 
@@ -120,7 +146,8 @@ class SessionFolder:
             ) from None
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        (self.path / "stop").unlink(missing_ok=True)
+        for request in ("stop", "scale"):  # meant for the master before
+            (self.path / request).unlink(missing_ok=True)
 
     def release(self) -> None:
         self._lock.release()
@@ -151,6 +178,25 @@ class SessionFolder:
         except OSError as error:
             raise _cannot_write(self.path, error) from error
 
+    def request_workers(self, workers: int) -> None:
+        """Ask the master for that many workers. Raises as `request_stop` does."""
+        try:
+            _replace(self.path / "scale", {"workers": workers})
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
+    def take_workers_request(self) -> int | None:
+        """The workers that somebody asked for, once; None where nobody did."""
+        path = self.path / "scale"
+        if not path.exists():
+            return None
+        try:
+            workers = int(json.loads(path.read_text(encoding="utf-8"))["workers"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise SessionError(f"{path} does not say how many workers to have: {error}") from error
+        path.unlink()
+        return workers
+
     @property
     def stop_requested(self) -> bool:
         return (self.path / "stop").exists()
@@ -167,6 +213,12 @@ class SessionFolder:
         except (OSError, ValueError):
             return {}
         return state
+
+
+def _take_known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Without the fields that a newer version has added."""
+    known = {item.name for item in fields(kind)}
+    return {name: values[name] for name in values.keys() & known}
 
 
 def list_sessions(root: Path) -> list[SessionFolder]:

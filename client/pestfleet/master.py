@@ -6,28 +6,34 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pestfleet.bookkeeping import keep_case, keep_state, log_to
 from pestfleet.case import Case
 from pestfleet.desk import DeskEvents, WorkerState
 from pestfleet.engines import load_engine
 from pestfleet.engines.base import AgentService, Job
 from pestfleet.fleet import Fleet
 from pestfleet.folder import SessionFolder, SessionSpec
+from pestfleet.host import OnEvent, Outcome
 from pestfleet.journal import Journal, read_finished_runs, read_journal
+from pestfleet.kits import KitFolder
 from pestfleet.ledger import Counts, RunLedger, RunStore
 from pestfleet.lobby import check_broker
 from pestfleet.runner import Batch, FleetRunner
 from pestfleet.snapshot import take_snapshot
 from pestfleet.targets import make_target
-from pestfleet.targets.base import FleetPlan, Target
-from pestfleet_worker.errors import Interrupted, PestfleetError, RunsFailedError, SessionError
+from pestfleet.targets.base import FleetPlan, Site, Target
+from pestfleet_worker.errors import (
+    ChannelError,
+    Interrupted,
+    PestfleetError,
+    RunsFailedError,
+    SessionError,
+)
 from pestfleet_worker.messages import CaseSpec, Limits, RunConfig
-from pestfleet_worker.slots import MARKER, prepare_slot
 
 if TYPE_CHECKING:
     from pestfleet.relay import FleetAgents
@@ -37,20 +43,9 @@ logger = logging.getLogger(__name__)
 NO_CACHE = "none"
 HEARTBEAT = 2.0  # seconds between the heartbeats of a worker
 MASTER_TIMEOUT = {True: 12.0, False: 120.0}  # own broker: it ends with the master
-STATE_INTERVAL = 0.5  # seconds between two states on disk
 BROKER_SILENCE = 5.0  # seconds without the broker after which the user is told
+BROKER_PAUSE = 0.5  # seconds between two looks for a broker that starts
 NO_WORKERS = 30.0  # seconds without any worker after which the user is told
-
-OnEvent = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a session ended. `error` is set when the engine could not finish."""
-
-    folder: SessionFolder
-    summary: dict[str, Any]
-    error: PestfleetError | None = None
 
 
 class Master:
@@ -62,12 +57,17 @@ class Master:
         spec: SessionSpec,
         *,
         broker_url: str = "",
+        site: Site | None = None,
         on_event: OnEvent | None = None,
     ) -> None:
-        """`on_event` gets each journal event but `run`, from any thread."""
+        """`on_event` gets each journal event but `run`, from any thread.
+
+        `site`: where the workers are, when that is not the target on this machine.
+        """
         self._folder = folder
         self._spec = spec
         self._broker_url = broker_url
+        self._site = site or Site(lambda plan: make_target(spec.target, plan))
         self._on_event = on_event
         self._state = "running"
         self._began = time.time()
@@ -91,7 +91,7 @@ class Master:
         with ExitStack() as stack:
             stack.callback(self._folder.release)
             try:
-                self._log_to_folder(stack)
+                stack.enter_context(log_to(self._folder.log))
                 finished, first_run = self._read_past()
                 self._journal = stack.enter_context(closing(Journal(self._folder.journal)))
                 self._tell(
@@ -103,7 +103,7 @@ class Master:
             except OSError as error:
                 raise self._make_unwritable(error) from error
             try:
-                with self._keep_state():
+                with keep_state(self._folder, self.snapshot):
                     summary = self._calibrate(finished, first_run)
             except (KeyboardInterrupt, Interrupted):
                 return self._end("stopped", error=self._make_interrupted())
@@ -147,25 +147,21 @@ class Master:
 
     def _calibrate(self, finished: dict[bytes, bytes], first_run: int) -> dict[str, Any]:
         spec, folder = self._spec, self._folder
-        if not folder.case.exists():
-            draft = folder.path / "case.draft"  # a copy that was not finished must not be taken
-            prepare_slot(Path(spec.control_file).parent, draft)
-            (draft / MARKER).unlink()  # no part of the case, and of its digest
-            draft.replace(folder.case)
+        keep_case(folder, spec)
         case = Case.read(folder.case / Path(spec.control_file).name)
         if finished and case.digest != spec.digest:
             finished.clear()
             self.warn(f"{folder.case} is not as it was: its runs of before do not count")
         with ExitStack() as stack:
             if self._broker_url:
-                check_broker(self._broker_url, spec.session)
+                self._await_broker()
             url = self._broker_url or self._start_broker(stack)
             config = RunConfig(
                 session=spec.session,
                 mode=spec.mode,
                 case=case.spec,
                 limits=Limits(spec.seconds, spec.threads, spec.deliveries),
-                source=str(folder.case.resolve()),
+                source="" if self._site.case_in_image else str(folder.case.resolve()),
                 heartbeat=HEARTBEAT,
                 master_timeout=MASTER_TIMEOUT[not self._broker_url],
             )
@@ -181,6 +177,7 @@ class Master:
                 finished=finished,
                 check_stop=lambda: self._check_stop(target, fleet),
                 store=self._open_cache(stack, case.spec),
+                kits=KitFolder(folder, self.warn),
             )
             runner = self._runner = FleetRunner(ledger, case.control, on_batch=self._on_batch)
             self._tell("engine-started", engine=spec.engine)
@@ -206,17 +203,37 @@ class Master:
 
         cache = open_cache(self._spec.cache, on_warning=self.warn)
         stack.callback(cache.close)
-        runs = CachedRuns(cache, case, platform=describe_platform())
+        runs = CachedRuns(cache, case, platform=self._site.platform or describe_platform())
         stack.callback(runs.close)
         return runs
 
     def _make_agents(self, fleet: Fleet, ledger: RunLedger) -> AgentService:
         from pestfleet.relay import FleetAgents
 
+        site = self._site
         agents = self._agents = FleetAgents(
-            fleet.desk.hand_out, lambda: fleet.slots, check_stop=ledger.check_stop
+            fleet.desk.hand_out,
+            lambda: fleet.slots,
+            check_stop=ledger.check_stop,
+            host=site.relay_host,
+            port=site.relay_port,
+            advertised=site.advertised,
+            advertised_port=site.advertised_port,
         )
         return agents
+
+    def _await_broker(self) -> None:
+        deadline = time.monotonic() + self._site.broker_patience
+        while True:
+            try:
+                check_broker(self._broker_url, self._spec.session)
+                return
+            except ChannelError as error:
+                if time.monotonic() > deadline:
+                    raise
+                logger.info("waiting for the broker: %s", error.message)
+            if self._interrupted.wait(BROKER_PAUSE):
+                raise self._make_interrupted()
 
     def _start_broker(self, stack: ExitStack) -> str:
         from pestfleet.broker import EmbeddedBroker
@@ -239,7 +256,7 @@ class Master:
             scratch=scratch.resolve(),
             on_end=self._on_end,
         )
-        target = make_target(spec.target, plan)
+        target = self._site.make_target(plan)
         stack.callback(shutil.rmtree, folder.path / "slots", ignore_errors=True)
         stack.callback(target.teardown)
         target.launch()
@@ -250,6 +267,10 @@ class Master:
             raise self._make_interrupted()
         if not self._folder.path.is_dir():
             raise SessionError(f"the session's folder {self._folder.path} has vanished")
+        workers = self._folder.take_workers_request()
+        if workers is not None:
+            target.scale(workers)
+            self.note(f"{workers} workers are wanted now")
         target.check()
         fleet.check()
         self._watch_broker(fleet)
@@ -303,6 +324,7 @@ class Master:
                 state=state,
                 summary=summary or {},
                 error=error.message if error else "",
+                remedy=error.remedy if error else "",
                 exit_code=error.exit_code if error else 0,
             )
             self._folder.write_state(self.snapshot())
@@ -359,37 +381,6 @@ class Master:
                 self._on_event({"time": time.time(), "event": event, **fields})
             except Exception:  # a display that fails must not end a session of hours
                 logger.exception("the event %s could not be shown", event)
-
-    @contextmanager
-    def _keep_state(self) -> Iterator[None]:
-        over = threading.Event()
-
-        def keep() -> None:
-            while not over.wait(STATE_INTERVAL):
-                try:
-                    self._folder.write_state(self.snapshot())
-                except Exception as error:  # the next one may do
-                    logger.warning("state.json cannot be written: %s", error)
-
-        self._folder.write_state(self.snapshot())
-        thread = threading.Thread(target=keep, name="state", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-
-    def _log_to_folder(self, stack: ExitStack) -> None:
-        handler = logging.FileHandler(self._folder.log, encoding="utf-8")
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        for name in ("pestfleet", "pestfleet_worker"):
-            log = logging.getLogger(name)
-            stack.callback(log.removeHandler, handler)
-            stack.callback(log.setLevel, log.level)
-            log.setLevel(logging.INFO)
-            log.addHandler(handler)
-        stack.callback(handler.close)
 
 
 def _find_gap(summary: dict[str, Any]) -> PestfleetError | None:

@@ -20,14 +20,24 @@ from typing import TYPE_CHECKING, Any
 from pestfleet import engines, targets
 from pestfleet.case import check_case
 from pestfleet.checks.problem import Problem
-from pestfleet.folder import DEFAULT_ROOT, SessionFolder, SessionSpec, find_session, list_sessions
+from pestfleet.folder import (
+    DEFAULT_ROOT,
+    Placement,
+    SessionFolder,
+    SessionSpec,
+    find_session,
+    list_sessions,
+)
 from pestfleet.journal import read_journal
 from pestfleet_worker.errors import CaseError, ConfigurationError, SessionError
 
 if TYPE_CHECKING:
     import pandas
 
-    from pestfleet.master import Master, OnEvent, Outcome
+    from pestfleet.host import Host, OnEvent, Outcome
+    from pestfleet.master import Master
+    from pestfleet.settings import ImageSettings
+    from pestfleet.targets.base import Site
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +117,45 @@ class Session:
             time.sleep(0.1)  # the lock file has no event to wait for
         return True
 
-    def make_master(self, *, broker_url: str = "", on_event: OnEvent | None = None) -> Master:
+    def find_program(self) -> Path | None:
+        """The engine's program on this machine; None for a built-in engine.
+
+        Raises `ConfigurationError` where it is not there.
+        """
+        return engines.find_program(self.spec.engine, self.folder.case)
+
+    def make_host(
+        self,
+        *,
+        broker_url: str = "",
+        image: ImageSettings | None = None,
+        on_event: OnEvent | None = None,
+        resume: bool = False,
+    ) -> Host:
+        """Who brings this session to its end: a master, or what follows one in a container.
+
+        `image`: how images are built; the settings of the case without it. `resume`: the
+        session has been launched before.
+        """
+        if not targets.is_remote(self.spec.target):
+            return self.make_master(broker_url=broker_url, on_event=on_event)
+        if image is None:
+            from pestfleet.config import read_settings
+
+            image = read_settings(Path(self.spec.control_file)).image
+        launch = targets.load_launch(self.spec.target)
+        host: Host = launch.make_host(
+            self,
+            image=image,
+            broker_url=broker_url,
+            on_event=on_event or (lambda event: None),
+            resume=resume,
+        )
+        return host
+
+    def make_master(
+        self, *, broker_url: str = "", site: Site | None = None, on_event: OnEvent | None = None
+    ) -> Master:
         """A master that goes on with this session; runs that are finished are not made again."""
         from pestfleet.master import Master
 
@@ -116,7 +164,7 @@ class Session:
                 f"session {self.name} used a broker of yours, and its URL is not kept",
                 remedy="Give it again, with --broker or PESTFLEET_BROKER.",
             )
-        return Master(self.folder, self.spec, broker_url=broker_url, on_event=on_event)
+        return Master(self.folder, self.spec, broker_url=broker_url, site=site, on_event=on_event)
 
 
 def create_session(
@@ -137,12 +185,14 @@ def create_session(
     mode: str = "",
     arguments: Sequence[str] = (),
     cache: str = "",
+    place: Placement | None = None,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> Session:
     """Check the case and make the session's folder; nothing is started yet.
 
     `mode`: queue or agent, "" for what suits the engine. `arguments` go to an engine that is a
     program. `cache`: a folder or s3:// URL for finished runs, "" for the user's own, "none".
+    `place`: how a target of containers places master and workers.
     `on_problem` gets the warnings. Raises `CaseProblems`, `ConfigurationError`, `SessionError`.
     """
     engines.check_name(engine)
@@ -157,14 +207,14 @@ def create_session(
         if number < 1:
             raise ConfigurationError(f"{name} must be at least 1, not {number}")
     checked, problems = check_case(
-        Path(case), slots=workers * slots, engine=engine, options=options
+        Path(case), slots=workers * slots, local=on == "local", engine=engine, options=options
     )
     if checked is None or any(problem.severity == "error" for problem in problems):
         raise CaseProblems(problems)
     for problem in problems:
         if on_problem is not None:
             on_problem(problem)
-    engines.check_program(engine, checked.folder)
+    engines.find_program(engine, checked.folder)
     _refuse_root_in_case(Path(root), checked.folder)
     name = session or _make_name(checked.name, Path(root))
     folder = SessionFolder(Path(root) / name)
@@ -186,6 +236,7 @@ def create_session(
             mode=mode,
             arguments=list(arguments),
             cache=cache,
+            place=place or Placement(),
             version=version("pestfleet"),
         )
     )
@@ -222,7 +273,7 @@ def run(
     what was finished until then, and `resume` goes on.
     """
     session = create_session(case, own_broker=not broker_url, **choices)
-    _finish(session.make_master(broker_url=broker_url, on_event=on_event).host())
+    _finish(session.make_host(broker_url=broker_url, on_event=on_event).host())
     return session
 
 
@@ -235,7 +286,7 @@ def resume(
 ) -> Session:
     """Go on with a session where it stopped. Raises as `run` does."""
     session = Session.open(name, root=root)
-    _finish(session.make_master(broker_url=broker_url, on_event=on_event).host())
+    _finish(session.make_host(broker_url=broker_url, on_event=on_event, resume=True).host())
     return session
 
 

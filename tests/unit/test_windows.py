@@ -22,6 +22,9 @@ POSIX_ONLY = {
     "client/pestfleet/targets/local.py",
 }
 
+# What is there names files in containers, and these run Linux.
+IN_CONTAINERS = ("client/pestfleet/images/", "client/pestfleet/targets/compose/")
+
 POSIX_MODULES = {
     "crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty",
 }  # fmt: skip
@@ -193,7 +196,10 @@ def test_client_uses_nothing_that_windows_lacks() -> None:
         if name_path(path) not in POSIX_ONLY:
             visitor = WindowsScan()
             visitor.visit(ast.parse(path.read_text(encoding="utf-8")))
-            wrong += [f"{name_path(path)}:{line}: {what}" for line, what in visitor.found]
+            found = visitor.found
+            if name_path(path).startswith(IN_CONTAINERS):
+                found = [(line, what) for line, what in found if not what.startswith("path ")]
+            wrong += [f"{name_path(path)}:{line}: {what}" for line, what in found]
     assert wrong == []
 
 

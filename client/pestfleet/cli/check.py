@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,30 +97,9 @@ def run_once(case: Case, settings: Settings) -> tuple[dict[str, Any], Failure | 
     """
     import numpy as np
 
-    from pestfleet_worker.messages import Limits
+    from pestfleet.initial_run import make_initial_run
 
-    try:
-        from pestfleet_worker.runs import Slot
-    except ImportError as error:  # Windows
-        raise CaseError(f"no run can be made here: {error}") from error
-    if settings.scratch:
-        Path(settings.scratch).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        prefix="pestfleet-check-", dir=settings.scratch or None
-    ) as scratch:
-        slot = Slot(
-            case.spec,
-            source=case.folder.resolve(),
-            directory=Path(scratch) / "slot",
-            limits=Limits(settings.time_limit, settings.threads),
-            worker_id=Path(scratch).name,
-        )
-        slot.prepare()
-        try:
-            vector = case.model_values(case.initial_values()).astype("<f8").tobytes()
-            outcome = slot.execute(vector)
-        finally:
-            slot.close()
+    outcome = make_initial_run(case, settings)
     if outcome.failure is not None:
         failure = outcome.failure
         fields = ("reason", "message", "file", "line", "exit_code", "signal", "log")

@@ -17,6 +17,12 @@ _NOTHING = {
     "cache": "(in your user's cache folder)",
     "engine_args": "(none)",
     "broker": "(one of its own)",
+    "memory": "(no limit)",
+    "cpus": "(no limit)",
+    "tunnel": "no",
+    "image.base": "(Debian, slim)",
+    "image.dockerfile": "(ours)",
+    "image.registry": "(none)",
 }
 
 
@@ -44,5 +50,6 @@ def command(case: Path | None, as_json: bool, **given: Any) -> None:
     for column in ("setting", "value", "from"):
         table.add_column(column, overflow="fold")
     for name, (value, origin) in described.items():
-        table.add_row(name, _NOTHING.get(name, "") if value in ("", 0.0) else str(value), origin)
+        text = ", ".join(value) if isinstance(value, list) else str(value)
+        table.add_row(name, text if value else _NOTHING.get(name, ""), origin)
     make_console().print(table)

@@ -3,25 +3,76 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from pestfleet.cli.commands import say
-from pestfleet_worker.errors import Interrupted, PestfleetError, RunsFailedError
+from pestfleet_worker.errors import (
+    ConfigurationError,
+    Interrupted,
+    PestfleetError,
+    RunsFailedError,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from pestfleet.master import Master
+    from pestfleet.config import Settings
+    from pestfleet.folder import Placement
+    from pestfleet.host import Host, OnEvent
     from pestfleet.session import Session
 
 
-def host_session(session: Session, *, broker_url: str, as_json: bool) -> None:
-    """Host the session to its end and show how it went.
+def create_from_settings(
+    case: Path, settings: Settings, *, name: str, place: Placement | None = None
+) -> Session:
+    """A new session; problems of the case are printed. Raises as `create_session` does."""
+    from pestfleet.cli.problems import print_problem, refuse_case
+    from pestfleet.session import CaseProblems, create_session
+
+    try:
+        return create_session(
+            case,
+            engine=settings.engine,
+            on=settings.on,
+            workers=settings.workers,
+            slots=settings.slots,
+            session=name,
+            root=settings.sessions,
+            options=settings.engine_options,
+            run_seconds=settings.time_limit,
+            threads=settings.threads,
+            deliveries=settings.deliveries,
+            own_broker=not settings.broker_url,
+            scratch=settings.scratch,
+            mode=settings.mode,
+            arguments=_split(settings.engine_args),
+            cache=settings.cache,
+            place=place,
+            on_problem=print_problem,
+        )
+    except CaseProblems as error:
+        raise refuse_case(error.problems) from None
+
+
+def _split(words: str) -> list[str]:
+    try:
+        return shlex.split(words)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"the engine's arguments cannot be read: {error}: {words}",
+            remedy="Quotation marks come in pairs, as in a shell.",
+        ) from error
+
+
+def host_session(session: Session, make_host: Callable[[OnEvent], Host], *, as_json: bool) -> None:
+    """Host the session to its end and show how it went. `make_host` gets who shows the events.
 
     Where nobody reads stdout or stderr any more it goes on silently. Raises the `PestfleetError`
     that ended it; `Interrupted` after Ctrl-C, SIGTERM or SIGHUP.
@@ -37,10 +88,10 @@ def host_session(session: Session, *, broker_url: str, as_json: bool) -> None:
     def tell(event: dict[str, Any]) -> None:
         display.tell(event)
 
-    master = session.make_master(broker_url=broker_url, on_event=tell)
-    display = make_display(master.snapshot, console=console, stream=stream, as_json=as_json)
-    with _stop_on_signals(master, session, console), display:
-        outcome = master.host()
+    host = make_host(tell)
+    display = make_display(host.snapshot, console=console, stream=stream, as_json=as_json)
+    with _stop_on_signals(host, session, console), display:
+        outcome = host.host()
     if outcome.summary and not as_json:
         from pestfleet.cli.tables import print_summary
 
@@ -52,7 +103,7 @@ def host_session(session: Session, *, broker_url: str, as_json: bool) -> None:
 
 
 @contextmanager
-def _stop_on_signals(master: Master, session: Session, console: Console) -> Iterator[None]:
+def _stop_on_signals(host: Host, session: Session, console: Console) -> Iterator[None]:
     """First signal: stop clean. Second one: end at once; workers notice and end by themselves.
 
     A terminal that closes (SIGHUP, where the platform has it) may send it more than once, and
@@ -73,7 +124,7 @@ def _stop_on_signals(master: Master, session: Session, console: Console) -> Iter
             os._exit(Interrupted.exit_code)
         stopping = True
         say("stopping: workers are sent home; again, and it ends at once")
-        master.interrupt()
+        host.interrupt()
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hangup is not None and signal.getsignal(hangup) is not signal.SIG_IGN:

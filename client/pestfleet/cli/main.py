@@ -13,12 +13,20 @@ COMMANDS = {
     "status": "pestfleet.cli.status",
     "results": "pestfleet.cli.results",
     "runs": "pestfleet.cli.runs",
+    "fetch": "pestfleet.cli.fetch",
     "sessions": "pestfleet.cli.sessions",
     "stop": "pestfleet.cli.stop",
     "logs": "pestfleet.cli.logs",
+    "scale": "pestfleet.cli.scale",
+    "down": "pestfleet.cli.down",
+    "build": "pestfleet.cli.build",
+    "images": "pestfleet.cli.images",
     "cache": "pestfleet.cli.cache",
     "import-parfile": "pestfleet.cli.import_parfile",
     "config": "pestfleet.cli.config",
+    "host": "pestfleet.cli.host",
+    "tunnel": "pestfleet.cli.tunnel",
+    "credentials": "pestfleet.cli.credentials",
 }
 
 

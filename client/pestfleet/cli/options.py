@@ -99,6 +99,37 @@ _FLEET_OPTIONS = (
 )
 
 
+_CONTAINER_OPTIONS = (
+    click.option(
+        "--master",
+        type=click.Choice(["there", "here"]),
+        help="Where a fleet of containers has its master.  [default: there, beside the workers]",
+    ),
+    click.option(
+        "--tunnel/--no-tunnel",
+        default=None,
+        help="Let workers reach a master here through an SSH tunnel.",
+    ),
+    click.option(
+        "--memory", metavar="SIZE", help="Memory a slot, such as 2g.  [default: no limit]"
+    ),
+    click.option(
+        "--cpus",
+        type=float,
+        metavar="N",
+        help="Processor time a slot, in cores.  [default: any]",
+    ),
+    click.option(
+        "--pids", type=int, metavar="N", help="Processes and threads a slot.  [default: 256]"
+    ),
+)
+
+
+def container_options(function: Function) -> Function:
+    """How a target of containers places a session; each is None when it is not given."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_CONTAINER_OPTIONS), function)
+
+
 def fleet_options(function: Function) -> Function:
     """Engine, workers and their limits; each is None (options: {}) when it is not given."""
     return reduce(lambda wrapped, option: option(wrapped), reversed(_FLEET_OPTIONS), function)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pestfleet.cli.elsewhere import fetch_option, on_option, open_fetched
 from pestfleet.cli.options import json_option, open_session, session_argument, sessions_option
 from pestfleet_worker.errors import ConfigurationError
 
@@ -26,8 +27,16 @@ if TYPE_CHECKING:
     help="Write all tables as CSV files into FOLDER.",
 )
 @click.option("--rows", default=30, show_default=True, help="Rows of a table to print at most.")
+@on_option
+@fetch_option
 def command(
-    session: str | None, sessions: Path | None, as_json: bool, folder: Path | None, rows: int
+    session: str | None,
+    sessions: Path | None,
+    as_json: bool,
+    folder: Path | None,
+    rows: int,
+    on: str | None,
+    fetch: bool,
 ) -> None:
     """Show the results of SESSION (the newest without one), and draw them.
 
@@ -36,7 +45,7 @@ def command(
     from pestfleet.cli.tables import make_console, print_tables, shorten_path
     from pestfleet.progress import dump_json
 
-    opened = open_session(session, sessions)
+    opened = open_fetched(session, sessions, on) if fetch else open_session(session, sessions)
     tables = opened.results()
     written: list[Path] = []
     if folder is not None:

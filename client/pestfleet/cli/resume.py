@@ -28,7 +28,13 @@ def command(session: str | None, broker: str | None, sessions: Path | None, as_j
         words = opened.folder.words
         click.echo(f"session {opened.name} is finished; see pestfleet results {words}")
         return
-    settings = read_settings(given={"broker": broker})
+    settings = read_settings(Path(opened.spec.control_file), given={"broker": broker})
     # A session with a broker of its own keeps to that, whatever the environment has.
     url = settings.broker_url if broker or not opened.spec.own_broker else ""
-    host_session(opened, broker_url=url, as_json=as_json)
+    host_session(
+        opened,
+        lambda tell: opened.make_host(
+            broker_url=url, image=settings.image, on_event=tell, resume=True
+        ),
+        as_json=as_json,
+    )

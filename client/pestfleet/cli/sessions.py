@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
+from pestfleet.cli.elsewhere import on_option
 from pestfleet.cli.options import json_option, sessions_option
+from pestfleet_worker.errors import ConfigurationError
 
 
 @click.command("sessions", short_help="List the sessions, newest first.")
 @sessions_option
 @json_option
-def command(sessions: Path | None, as_json: bool) -> None:
-    """List the sessions, newest first."""
+@on_option
+def command(sessions: Path | None, as_json: bool, on: str | None) -> None:
+    """List the sessions, newest first.
+
+    With --on those that have something on that target, by labels, whoever launched them.
+    """
+    if on is not None:
+        _list_remote(on, as_json=as_json)
+        return
     from pestfleet.cli.tables import make_console, make_table, shorten_path
     from pestfleet.config import read_settings
     from pestfleet.progress import dump_json, format_phi
@@ -52,4 +62,31 @@ def command(sessions: Path | None, as_json: bool) -> None:
             f"{runs.get('made', 0) + runs.get('known', 0):,}",
             time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "",
         )
+    make_console().print(table)
+
+
+def _list_remote(on: str, *, as_json: bool) -> None:
+    from pestfleet import targets
+    from pestfleet.cli.tables import make_console, make_table
+    from pestfleet.progress import dump_json
+
+    if not targets.is_remote(on):
+        targets.check_name(on)
+        raise ConfigurationError(
+            f"sessions on {on} have no labels: they are where their folder is",
+            remedy=f"Leave --on out, or say one of: {', '.join(targets.REMOTE_NAMES)}.",
+        )
+    found = targets.list_remote_sessions(on)
+    if as_json:
+        click.echo(dump_json([asdict(info) for info in found]))
+        return
+    if not found:
+        click.echo(f"there is no session on {on}")
+        return
+    table = make_table()
+    for column in ("session", "state", "workers", "began", "folder"):
+        table.add_column(column)
+    for info in found:
+        began = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.began)) if info.began else ""
+        table.add_row(info.name, info.state, str(info.workers), began, info.folder)
     make_console().print(table)

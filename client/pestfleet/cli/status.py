@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from pestfleet.cli.options import json_option, open_session, session_argument, sessions_option
+from pestfleet.cli.elsewhere import find_session, on_option
+from pestfleet.cli.options import json_option, session_argument, sessions_option
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from pestfleet.session import Session
+    from pestfleet.targets.base import RemoteSession
 
 WATCH_INTERVAL = 0.5  # seconds; the master writes its state that often
 
@@ -23,40 +26,57 @@ WATCH_INTERVAL = 0.5  # seconds; the master writes its state that often
 @session_argument
 @sessions_option
 @json_option
+@on_option
 @click.option("--watch", is_flag=True, help="Go on until the session ends or Ctrl-C.")
-def command(session: str | None, sessions: Path | None, as_json: bool, watch: bool) -> None:
+def command(
+    session: str | None, sessions: Path | None, as_json: bool, on: str | None, watch: bool
+) -> None:
     """Show how far SESSION (the newest without one) is, and what each slot does."""
     from pestfleet.cli.tables import make_console
     from pestfleet.progress import dump_json
 
-    opened = open_session(session, sessions)
+    local, remote = find_session(session, sessions, on)
+    look = partial(_look, local, remote)
     if as_json:
-        for status in _follow(opened) if watch else [opened.status()]:
+        for status in _follow(look) if watch else [look()]:
             click.echo(dump_json(status))
     elif watch:
-        _watch(opened)
+        _watch(look)
     else:
-        asked = opened.folder.stop_requested
-        make_console().print(render_status(opened.status(), ended_by_user=asked))
+        asked = local is not None and local.folder.stop_requested
+        make_console().print(render_status(look(), ended_by_user=asked))
 
 
-def _follow(session: Session) -> Iterator[dict[str, Any]]:
+def _look(local: Session | None, remote: RemoteSession | None) -> dict[str, Any]:
+    """The session's state; that of a master there where it is not followed here."""
+    if local is not None and (remote is None or local.folder.running or not remote.info.parts):
+        return local.status()
+    assert remote is not None
+    return {
+        "session": remote.info.name,
+        "state": "running" if remote.info.state == "running" else "died",
+        **remote.read_state(),
+        "containers": list(remote.info.parts),
+    }
+
+
+def _follow(look: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
     """Its status from time to time, at last the one that it ended with."""
     while True:
-        status = session.status()
+        status = look()
         yield status
         if status.get("state", "running") != "running":
             return
         time.sleep(WATCH_INTERVAL)  # a file has no event to wait for
 
 
-def _watch(session: Session) -> None:
+def _watch(look: Callable[[], dict[str, Any]]) -> None:
     from rich.live import Live
 
     from pestfleet.cli.tables import make_console
 
     with Live(console=make_console(), auto_refresh=False) as live:
-        for status in _follow(session):
+        for status in _follow(look):
             live.update(render_status(status), refresh=True)
 
 
@@ -87,6 +107,7 @@ def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> Ren
     if state != "running":
         style = "green" if state == "finished" else "yellow" if state == "stopped" else "red"
         lines.append(Text(state, style=f"bold {style}"))
+    lines += [f"  {part}" for part in status.get("containers", ())]
     if state == "died" and ended_by_user:
         lines.append("it was asked to stop, and was ended before it had")
     if state in ("stopped", "died", "failed"):

@@ -3,22 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from pestfleet.cli.options import open_session, session_argument, sessions_option
+from pestfleet.cli.elsewhere import find_session, on_option
+from pestfleet.cli.options import session_argument, sessions_option
 from pestfleet_worker.errors import SessionError
+
+if TYPE_CHECKING:
+    from pestfleet.session import Session
 
 
 @click.command("stop", short_help="Stop a session; finished runs are kept.")
 @session_argument
 @sessions_option
+@on_option
 @click.option(
     "--timeout", default=30.0, show_default=True, metavar="SECONDS", help="How long to wait."
 )
-def command(session: str | None, sessions: Path | None, timeout: float) -> None:
+def command(session: str | None, sessions: Path | None, on: str | None, timeout: float) -> None:
     """Stop SESSION (the newest without one) as Ctrl-C would; finished runs are kept."""
-    opened = open_session(session, sessions)
+    local, remote = find_session(session, sessions, on)
+    if local is not None and (remote is None or local.folder.running):
+        _stop_here(local, timeout)
+        return
+    assert remote is not None
+    remote.stop()
+    name = remote.info.name
+    click.echo(f"session {name} has stopped; remove its containers with: pestfleet down {name}")
+
+
+def _stop_here(opened: Session, timeout: float) -> None:
     if not opened.folder.running:
         click.echo(f"session {opened.name} is not running: {opened.status().get('state')}")
         return

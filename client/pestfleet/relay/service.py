@@ -33,13 +33,14 @@ class FleetAgents:
         host: str = "127.0.0.1",
         port: int = 0,
         advertised: str = "",
+        advertised_port: int = 0,
         most: int = 1000,
         dead_after: float = DEAD_AFTER,
     ) -> None:
-        """`host`, `port`: where the relay listens. `advertised`: the name by which workers know
-        it, where that is not `host`. Unless both are loopback the relay makes itself a
-        certificate. `most`: agents at a time. `dead_after`: seconds without a sign of a worker's
-        machine after which its agents are given up.
+        """`host`, `port`: where the relay listens. `advertised`, `advertised_port`: the name and
+        the port by which workers reach it, where these differ. Unless both names are loopback the
+        relay makes itself a certificate. `most`: agents at a time. `dead_after`: seconds without a
+        sign of a worker's machine after which its agents are given up.
         """
         self._configure = configure
         self._slots = slots
@@ -51,6 +52,7 @@ class FleetAgents:
                 f"the relay listens on {host}, which is no address to connect to",
                 remedy="Say by which name the workers reach it.",
             )
+        self._advertised_port = advertised_port
         self._most = most
         self._dead_after = dead_after
         self._relay: Relay | None = None
@@ -109,7 +111,7 @@ class FleetAgents:
             AgentSpec(
                 command=tuple(command),
                 relay_host=self._advertised,
-                relay_port=relay.port,
+                relay_port=self._advertised_port or relay.port,
                 token=token,
                 certificate=certificate.pem if certificate is not None else "",
             )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,73 @@ class FleetPlan:
     slots: int
     scratch: Path
     on_end: Callable[[str, str], None] = lambda worker, reason: None
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the workers of a session are, as its master sees it.
+
+    `case_in_image`: they have the case in their image; otherwise they see the session's copy.
+    `relay_host`, `relay_port`: where the master's relay listens (agent mode); `advertised` and
+    `advertised_port`: how workers reach it, where that differs. `platform`: of the workers, for
+    the run cache; "": this machine's. `broker_patience`: seconds to wait for a broker that starts.
+    """
+
+    make_target: Callable[[FleetPlan], Target]
+    case_in_image: bool = False
+    relay_host: str = "127.0.0.1"
+    relay_port: int = 0
+    advertised: str = ""
+    advertised_port: int = 0
+    platform: str = ""
+    broker_patience: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SessionInfo:
+    """A session as the labels of its resources tell it. `began`: seconds since 1970.
+
+    `folder`: the session's on the machine that launched it. `parts`: what there is of it, in words.
+    """
+
+    name: str
+    target: str
+    state: str
+    workers: int
+    began: float
+    folder: str = ""
+    parts: tuple[str, ...] = ()
+
+
+class RemoteSession(Protocol):
+    """What any shell can do with a session, by the labels of its resources alone."""
+
+    @property
+    def info(self) -> SessionInfo: ...
+
+    def read_state(self) -> dict[str, Any]:
+        """The last state of a master there; {} when there is none."""
+        ...
+
+    def scale(self, workers: int) -> list[str]:
+        """Have that many workers; says what was done, a line each."""
+        ...
+
+    def follow_log(self, worker: str | None, *, lines: int, follow: bool) -> Iterator[str]:
+        """The log of the master or of a worker, line by line. Raises `SessionError`."""
+        ...
+
+    def fetch(self, folder: Path) -> bool:
+        """Copy the session's files into its folder here; False when there are none there."""
+        ...
+
+    def stop(self) -> None:
+        """Have the master stop, as Ctrl-C would, and wait for its end."""
+        ...
+
+    def down(self, *, discard_results: bool) -> list[str]:
+        """Remove all of it, but the results unless `discard_results`; says what was removed."""
+        ...
 
 
 class Target(Protocol):

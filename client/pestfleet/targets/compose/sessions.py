@@ -1,0 +1,140 @@
+"""The sessions on a Docker engine, as any shell sees them: by labels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import requests
+
+from pestfleet.images.engine import connect_engine
+from pestfleet.targets.base import SessionInfo
+from pestfleet.targets.compose.document import FOLDER, ROLE, SESSION
+from pestfleet.targets.compose.fleet import (
+    SESSION_VOLUME,
+    ComposeFleet,
+    Container,
+    list_containers,
+)
+from pestfleet_worker.errors import SessionError, TargetError
+
+TROUBLE = (docker.errors.APIError, requests.exceptions.RequestException)
+
+
+def list_sessions() -> list[SessionInfo]:
+    """All sessions that have something on the engine, newest first. Raises `TargetError`."""
+    with tell_trouble():
+        client = connect_engine()
+        found: dict[str, list[Container]] = defaultdict(list)
+        for container in list_containers(client, {"label": [SESSION]}):
+            found[container.labels[SESSION]].append(container)
+        kept = {
+            volume.attrs["Labels"][SESSION]
+            for volume in client.volumes.list(filters={"label": [SESSION]})
+            if volume.attrs["Labels"].get(ROLE) == SESSION_VOLUME
+        }
+        left = {
+            network.attrs["Labels"][SESSION]
+            for network in client.networks.list(filters={"label": [SESSION]})
+        }
+    names = {*found, *kept, *left}
+    sessions = [_describe(name, found[name], kept=name in kept) for name in names]
+    return sorted(sessions, key=lambda session: session.began, reverse=True)
+
+
+class RemoteFleet:
+    """See `RemoteSession`: one session, by its labels."""
+
+    def __init__(self, info: SessionInfo) -> None:
+        self.info = info
+        self._fleet = ComposeFleet(connect_engine(), info.name)
+
+    def read_state(self) -> dict[str, Any]:
+        with tell_trouble():
+            return self._fleet.read_state()
+
+    def scale(self, workers: int) -> list[str]:
+        with tell_trouble():
+            return self._fleet.scale(workers)
+
+    def follow_log(self, worker: str | None, *, lines: int, follow: bool) -> Iterator[str]:
+        with tell_trouble():
+            container = self._find(worker)
+            yield from self._fleet.follow_log(container, lines=lines, follow=follow)
+
+    def _find(self, worker: str | None) -> Container:
+        """A container by its name (worker-2, broker), number, or the worker's name at the desk."""
+        containers = self._fleet.containers()
+        wanted = worker or "master"
+        host = wanted.rpartition("-")[0]
+        for container in containers:
+            if wanted in (container.name, str(container.number) * (container.role == "worker")):
+                return container
+            if len(host) >= 8 and container.id.startswith(host):
+                return container
+        names = ", ".join(container.name for container in containers) or "none"
+        raise SessionError(
+            f"session {self.info.name} has no container {wanted}", remedy=f"There are: {names}."
+        )
+
+    def fetch(self, folder: Path) -> bool:
+        with tell_trouble():
+            return self._fleet.fetch(folder)
+
+    def stop(self) -> None:
+        with tell_trouble():
+            self._fleet.stop(self._fleet.containers("master"))
+
+    def down(self, *, discard_results: bool) -> list[str]:
+        with tell_trouble():
+            return self._fleet.down(discard_results=discard_results)
+
+
+def open_session(name: str | None) -> RemoteFleet:
+    """A session by its id, or the newest. Raises `SessionError` when there is none."""
+    sessions = list_sessions()
+    if name is None and sessions:
+        return RemoteFleet(sessions[0])
+    for session in sessions:
+        if session.name == name:
+            return RemoteFleet(session)
+    known = ", ".join(session.name for session in sessions[:5]) or "none"
+    raise SessionError(
+        f"there is no session {name or ''} on this Docker engine".replace("  ", " "),
+        remedy=f"Sessions there: {known}.",
+    )
+
+
+def _describe(name: str, containers: list[Container], *, kept: bool) -> SessionInfo:
+    running = [container for container in containers if container.state != "exited"]
+    roles = {container.role for container in running}
+    state = "running" if roles & {"master", "worker", "broker"} else "results kept"
+    if not running and not kept:
+        state = "ended"
+    elif roles and "master" not in roles and any(c.role == "master" for c in containers):
+        state = "ended, its containers are left"
+    return SessionInfo(
+        name=name,
+        target="compose",
+        state=state,
+        workers=sum(container.role == "worker" for container in running),
+        began=min((container.created for container in containers), default=0.0),
+        folder=next((c.labels[FOLDER] for c in containers if FOLDER in c.labels), ""),
+        parts=tuple(f"{container.name}: {container.status}" for container in containers),
+    )
+
+
+@contextmanager
+def tell_trouble() -> Iterator[None]:
+    """What the engine refuses becomes a `TargetError`."""
+    try:
+        yield
+    except TROUBLE as trouble:
+        raise TargetError(
+            f"the Docker engine failed: {trouble}", remedy="See docker info, and try again."
+        ) from trouble
