@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import memory, message_path, overhead, parsing, pestpp, scale, start
+from benchmarks import containers, memory, message_path, overhead, parsing, pestpp, scale, start
 from benchmarks.figure import Figure
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "message_path": message_path.measure,
     "memory": memory.measure,
     "pestpp": pestpp.measure,
+    "containers": containers.measure,
 }
 
 

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+import compose_program
+import docker_engine
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A busy machine is no failure: no deadline for an example.
@@ -48,20 +51,28 @@ def _root_logger_as_it_was() -> Iterator[None]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Tests against real PEST++ are left out where its programs are not; the header says so."""
-    if shutil.which("pestpp-ies") is not None:
-        return
-    without = [item for item in items if item.get_closest_marker("pestpp")]
+    """Tests are left out where the programs that they run are not; the header says so."""
+    left_out = {mark for mark, reason in _find_reasons_against().items() if reason}
+    without = [item for item in items if any(map(item.get_closest_marker, left_out))]
     if without:
         config.hook.pytest_deselected(items=without)
         items[:] = [item for item in items if item not in without]
 
 
-def pytest_report_header() -> str:
-    program = shutil.which("pestpp-ies")
-    if program is None:
-        return "PEST++: not on PATH, tests against it are left out"
-    return f"PEST++: {Path(program).parent}, tests against it are run"
+def pytest_report_header() -> list[str]:
+    return [
+        f"{mark}: {reason}, tests with it are left out" if reason else f"{mark}: tests are run"
+        for mark, reason in _find_reasons_against().items()
+    ]
+
+
+def _find_reasons_against() -> dict[str, str]:
+    """Mark of tests -> why they cannot be run here; "" when they can."""
+    return {
+        "pestpp": "" if shutil.which("pestpp-ies") else "PEST++ is not on PATH",
+        "docker": docker_engine.find_reason_against(),
+        "compose_v2": compose_program.find_reason_against(),
+    }
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

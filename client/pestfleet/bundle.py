@@ -14,9 +14,10 @@ import hashlib
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
 from pestfleet.checks.names import is_file, is_folder, to_posix
 from pestfleet.control.model import ControlFile
@@ -126,18 +127,9 @@ def write_bundle(control: ControlFile, path: Path) -> Path:
     times and owners 0, modes 0644 and 0755. Folders are in it too, also those that are empty,
     since a model may write into them. Raises `CaseError` if a file cannot be read.
     """
-    root = control.path.parent
     target = path.resolve()
     files = [file for file in list_run_files(control) if file.path.resolve() != target]
-    folders = {
-        str(parent)
-        for name in (
-            *(file.name for file in files),
-            *(to_posix(pair.model) for pair in (*control.templates, *control.instructions)),
-        )
-        for parent in PurePosixPath(name).parents
-        if str(parent) != "." and ".." not in parent.parts and not parent.is_absolute()
-    } | _list_empty_folders(root)
+    folders = list_run_folders(control, files)
     partial = target.with_name(f"{target.name}.part")
     try:
         with (
@@ -145,16 +137,52 @@ def write_bundle(control: ControlFile, path: Path) -> Path:
             gzip.GzipFile(filename="", mode="wb", fileobj=raw, compresslevel=6, mtime=0) as packed,
             tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as archive,
         ):
-            for name in sorted(folders, key=_encode):
-                archive.addfile(_make_entry(name, tarfile.DIRTYPE, 0o755))
+            for name in folders:
+                archive.addfile(make_folder_entry(name))
             for file in files:
-                _add_file(archive, file)
+                with file.path.open("rb") as content:
+                    archive.addfile(make_file_entry(file.name, content), content)
         partial.replace(target)
     except OSError as error:
         raise CaseError(f"{path}: the bundle cannot be written: {error.strerror}") from error
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def list_run_folders(control: ControlFile, files: Iterable[RunFile]) -> list[str]:
+    """The folders of these files and of what a run writes, and those that are empty; sorted."""
+    names = (
+        *(file.name for file in files),
+        *(to_posix(pair.model) for pair in (*control.templates, *control.instructions)),
+    )
+    empty = _list_empty_folders(control.path.parent)
+    folders = empty | {
+        str(parent)
+        for name in (*names, *empty)
+        for parent in PurePosixPath(name).parents
+        if str(parent) != "." and ".." not in parent.parts and not parent.is_absolute()
+    }
+    return sorted(folders, key=_encode)
+
+
+def make_folder_entry(name: str) -> tarfile.TarInfo:
+    """A folder in an archive: mode 0755, time and owner 0."""
+    return _make_entry(name, tarfile.DIRTYPE, 0o755)
+
+
+def make_file_entry(name: str, content: BinaryIO) -> tarfile.TarInfo:
+    """A file in an archive: mode 0755 for a program, else 0644; time and owner 0.
+
+    `content`: the open file on disk, at its start, where it is left.
+    """
+    head = content.read(4)
+    content.seek(0)
+    status = os.fstat(content.fileno())
+    # Windows has no executable bit, so a program is known by its first bytes there.
+    marked = os.name == "posix" and bool(status.st_mode & 0o100)
+    mode = 0o755 if marked or head.startswith(_EXECUTABLE_HEADS) else 0o644
+    return _make_entry(name, tarfile.REGTYPE, mode, status.st_size)
 
 
 def _is_left_out_folder(name: str) -> bool:
@@ -165,21 +193,6 @@ def _make_entry(name: str, kind: bytes, mode: int, size: int = 0) -> tarfile.Tar
     entry = tarfile.TarInfo(name)
     entry.type, entry.mode, entry.size, entry.mtime = kind, mode, size, 0
     return entry
-
-
-def _add_file(archive: tarfile.TarFile, file: RunFile) -> None:
-    with file.path.open("rb") as content:
-        head = content.read(4)
-        content.seek(0)
-        # Windows has no executable bit, so a program is known by its first bytes there.
-        runs = head.startswith(_EXECUTABLE_HEADS) or _has_executable_bit(file.path)
-        size = os.fstat(content.fileno()).st_size
-        entry = _make_entry(file.name, tarfile.REGTYPE, 0o755 if runs else 0o644, size)
-        archive.addfile(entry, content)
-
-
-def _has_executable_bit(path: Path) -> bool:
-    return os.name == "posix" and bool(path.stat().st_mode & 0o100)
 
 
 def _list_empty_folders(root: Path) -> set[str]:

@@ -16,93 +16,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import (
-    BaseSettings,
-    EnvSettingsSource,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
+from pestfleet.settings import (
+    EXPECTED,
+    IMAGE,
+    OPTIONS,
+    PREFIX,
+    TABLES,
+    ImageSettings,
+    Settings,
+)
 from pestfleet_worker.errors import ConfigurationError
 
+__all__ = [
+    "FILE_NAME", "Configuration", "ImageSettings", "Settings", "find_settings_file",
+    "read_configuration", "read_settings", "redact",
+]  # fmt: skip
+
 FILE_NAME = "pestfleet.toml"
-PREFIX = "PESTFLEET_"
-OPTIONS = "engine_options"
 
 # Variables with our prefix that are something else than settings.
-_NO_SETTINGS = frozenset({"broker_file", "engines"})
-_EXPECTED = {
-    "engine": "the name of an engine, as text",
-    "on": "the name of a target, as text",
-    "workers": "a whole number, 1 or more",
-    "slots": "a whole number, 1 or more",
-    "sessions": "the path of a folder, as text",
-    "scratch": "the path of a folder, as text",
-    "time_limit": "a number of seconds, 0 or more (0: no limit)",
-    "threads": "a whole number, 1 or more",
-    "deliveries": "a whole number, 1 or more",
-    "mode": "queue or agent",
-    "cache": "a folder, an s3:// URL, or none, as text",
-    "engine_args": "arguments of the engine's program, as text",
-    "broker": "a URL that starts with amqp:// or amqps://",
-    OPTIONS: "a table of the engine's options: text, numbers, true or false, or lists of these",
-}
-
-
-class Settings(BaseSettings):
-    """The settings of a command. `time_limit` in seconds a run, 0: none."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, extra="forbid"
-    )
-
-    engine: str = "glm"
-    on: str = "local"
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    slots: int = Field(default=1, ge=1)
-    sessions: Path = Path("pestfleet-sessions")
-    scratch: str = ""
-    time_limit: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
-    threads: int = Field(default=1, ge=1)
-    deliveries: int = Field(default=3, ge=1)
-    mode: str = ""
-    cache: str = ""
-    engine_args: str = ""
-    broker: SecretStr = SecretStr("")
-    engine_options: dict[str, str] = Field(default_factory=dict)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        *_: PydanticBaseSettingsSource,
-        **__: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """`read_configuration` merges the sources itself, to know where each value came from."""
-        return (init_settings,)
-
-    @field_validator("engine_options", mode="before")
-    @classmethod
-    def _write_options(cls, options: Any) -> Any:
-        """Options as a control file would have them: text; a list with commas between."""
-        if not isinstance(options, Mapping):
-            return options
-        return {str(name).lower(): _write_option(value) for name, value in options.items()}
-
-    @field_validator("broker")
-    @classmethod
-    def _check_broker(cls, broker: SecretStr) -> SecretStr:
-        if broker.get_secret_value() and not re.match(r"amqps?://.", broker.get_secret_value()):
-            raise ValueError("not the URL of a broker")
-        return broker
-
-    @property
-    def broker_url(self) -> str:
-        """The broker's URL with its password; "" when the session shall have its own broker."""
-        return self.broker.get_secret_value()
+_NO_SETTINGS = frozenset({"broker_file", "engines", "digest"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +47,7 @@ class Configuration:
     """Settings, and for each of them where its value came from.
 
     `origins`: setting -> "command line", "environment (PESTFLEET_…)", "<path of the file>" or
-    "default"; for engine options the setting is `engine_options.<name>`.
+    "default"; for tables the setting is `engine_options.<name>`, `image.<name>`.
     """
 
     settings: Settings
@@ -123,6 +60,8 @@ class Configuration:
             value = getattr(self.settings, name)
             if name == OPTIONS:
                 values |= {f"{OPTIONS}.{option}": text for option, text in value.items()}
+            elif isinstance(value, BaseModel):
+                values |= {f"{name}.{entry}": item for entry, item in value}
             elif name == "broker":
                 values[name] = redact(self.settings.broker_url)
             else:
@@ -143,14 +82,19 @@ class _Source:
         if self.origin == "command line":
             return f"--{setting.replace('_', '-')}"
         if self.origin == "environment":
-            return f"environment variable {PREFIX}{setting.upper()}"
+            return f"environment variable {_name_variable(setting)}"
         assert self.path is not None
         return f"{_locate(self.path, setting)}: {setting}"
 
     def describe(self, setting: str) -> str:
         if self.origin == "environment":
-            return f"environment ({PREFIX}{setting.upper().replace('.', '__')})"
+            return f"environment ({_name_variable(setting)})"
         return self.origin
+
+
+def _name_variable(setting: str) -> str:
+    """`image.base` -> PESTFLEET_IMAGE__BASE."""
+    return PREFIX + setting.upper().replace(".", "__")
 
 
 def redact(text: str) -> str:
@@ -184,21 +128,19 @@ def read_configuration(
     path = find_settings_file(case)
     if path is not None:
         sources.append(_read_file(path, case))
-    merged: dict[str, Any] = {}
-    options: dict[str, Any] = {}
+    merged: dict[str, Any] = {table: {} for table in TABLES}
     origins: dict[str, str] = {}
     for source in reversed(sources):
         _validate(source.values, [source])
         for name, value in source.values.items():
-            if name == OPTIONS:
-                for option, choice in value.items():
-                    options[option.lower()] = choice
-                    origins[f"{OPTIONS}.{option.lower()}"] = source.describe(f"{OPTIONS}.{option}")
+            if name in TABLES:
+                for entry, choice in value.items():
+                    merged[name][entry.lower()] = choice
+                    origins[f"{name}.{entry.lower()}"] = source.describe(f"{name}.{entry}")
             else:
                 merged[name] = value
                 origins[name] = source.describe(name)
-    settings = _validate({**merged, OPTIONS: options}, sources)
-    return Configuration(settings, origins)
+    return Configuration(_validate(merged, sources), origins)
 
 
 def read_settings(case: Path | None = None, *, given: Mapping[str, Any] | None = None) -> Settings:
@@ -211,9 +153,12 @@ def _read_environment() -> _Source:
     try:
         values = EnvSettingsSource(Settings)()
     except SettingsError as error:
+        table = IMAGE if f'"{IMAGE}"' in str(error) else OPTIONS
+        example = {IMAGE: "image.base", OPTIONS: f"{OPTIONS}.noptmax"}[table]
+        value = {IMAGE: "debian:bookworm-slim", OPTIONS: "20"}[table]
         raise ConfigurationError(
-            f"environment variable {PREFIX}{OPTIONS.upper()} is not a JSON object",
-            remedy=f"Set one option a variable: {PREFIX}{OPTIONS.upper()}__NOPTMAX=20",
+            f"environment variable {_name_variable(table)} is not a JSON object",
+            remedy=f"Set one entry a variable: {_name_variable(example)}={value}",
         ) from error
     return _Source("environment", values)
 
@@ -225,7 +170,7 @@ def _check_environment(environment: Mapping[str, str]) -> None:
     every service), and pestfleet has others that are no settings.
     """
     for variable, value in environment.items():
-        name, _, option = variable.lower().partition("__")
+        name, _, entry = variable.lower().partition("__")
         if not name.startswith(PREFIX.lower()) or not value:
             continue
         name = name.removeprefix(PREFIX.lower())
@@ -236,7 +181,7 @@ def _check_environment(environment: Mapping[str, str]) -> None:
             continue
         near = difflib.get_close_matches(name, [*Settings.model_fields], 1, 0.8)
         if near:
-            meant = f"{near[0]}__{option}" if option else near[0]
+            meant = f"{near[0]}__{entry}" if entry else near[0]
             raise ConfigurationError(
                 f"environment variable {variable}: there is no such setting",
                 remedy=f"Did you mean {PREFIX}{meant.upper()}?",
@@ -257,9 +202,10 @@ def _read_file(path: Path, case: Path | None) -> _Source:
     for name in values:
         if name not in Settings.model_fields:
             raise _make_unknown(path, name)
-    for name in ("sessions", "scratch"):
-        if values.get(name) and isinstance(values[name], str):
-            values[name] = str(path.parent / values[name])
+    image = values.get(IMAGE)
+    for table, name in ((values, "sessions"), (values, "scratch"), (image, "ca")):
+        if isinstance(table, dict) and table.get(name) and isinstance(table[name], str):
+            table[name] = str(path.parent / table[name])
     source = _Source(str(path), values, path)
     folder = case if case is None or case.is_dir() else case.parent
     broker = values.get("broker")
@@ -288,27 +234,38 @@ def _validate(values: dict[str, Any], sources: list[_Source]) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        setting = str(error.errors()[0]["loc"][0])
-        source = next(source for source in sources if setting in source.values)
-        # Never the value of the broker: it may have a password.
-        wrong = "" if setting == "broker" else f" is {values[setting]!r}"
+        first = error.errors()[0]
+        location = [str(part) for part in first["loc"]]
+        name = location[0]
+        source = next(source for source in sources if name in source.values)
+        value = values[name]
+        # An entry of our own tables is told by its name; of the engine's, the whole table.
+        if name == IMAGE and len(location) > 1 and isinstance(value, Mapping):
+            value, name = value.get(location[1]), f"{IMAGE}.{location[1]}"
+        if first["type"] == "extra_forbidden":
+            entry = location[1]
+            near = difflib.get_close_matches(entry.lower(), ImageSettings.model_fields, 1)
+            raise ConfigurationError(
+                f"{source.name(name)}: there is no setting {entry!r} in [{IMAGE}]",
+                remedy=(f"Did you mean {near[0]}? " if near else "")
+                + f"Settings: {', '.join(ImageSettings.model_fields)}.",
+            ) from None
+        # Never the value of what may have a password.
+        wrong = " is wrong" if name in ("broker", "image.index") else f" is {value!r}"
         raise ConfigurationError(
-            f"{source.name(setting)}{wrong or ' is wrong'}",
-            remedy=f"Expected: {_EXPECTED[setting]}.",
+            f"{source.name(name)}{wrong}", remedy=f"Expected: {EXPECTED[name]}."
         ) from None
-
-
-def _write_option(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return ",".join(str(_write_option(item)) for item in value)
-    return str(value) if isinstance(value, int | float) else value
 
 
 def _locate(path: Path, name: str) -> str:
     """`path:line` of a setting; the path alone where the line is not clear."""
-    pattern = re.compile(rf"""\s*(\[\s*)?["']?{re.escape(name)}["']?\s*[.=\]]""")
     lines = path.read_text(encoding="utf-8").splitlines()
-    found = next((n for n, line in enumerate(lines, start=1) if pattern.match(line)), None)
-    return f"{path}:{found}" if found else str(path)
+    found, start = None, 0
+    for part in name.split("."):
+        # The entry of a table stands below its head, or in the head's own line.
+        pattern = re.compile(rf"""(?:.*[.{{,])?\s*(\[\s*)?["']?{re.escape(part)}["']?\s*[.=\]]""")
+        at = next((n for n in range(start, len(lines)) if pattern.match(lines[n])), None)
+        if at is None:
+            break
+        found, start = at, at
+    return str(path) if found is None else f"{path}:{found + 1}"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
 from pestfleet.config import find_settings_file, read_configuration, read_settings, redact
+from pestfleet.settings import EXPECTED, ImageSettings, Settings
 from pestfleet_worker.errors import ConfigurationError
+from source import ROOT
 
 PASSWORD = "s3cret"
 
@@ -133,6 +136,17 @@ def test_a_file_that_is_not_toml_is_said(here: Path) -> None:
         ("engine = 3", "engine is 3", "the name of an engine, as text"),
         ("engine_options = 3", "engine_options is 3", "a table of the engine's options"),
         ("engine_options.a.b = 3", "engine_options is {'a': {'b': 3}}", "a table of the engine's"),
+        ("memory = '2 parsecs'", "memory is '2 parsecs'", "a size as text, such as 2g"),
+        ("memory = 2", "memory is 2", "a size as text, such as 2g"),
+        ("cpus = -1", "cpus is -1", "a number of cores"),
+        ("pids = 0", "pids is 0", "a whole number, 1 or more"),
+        ("master = 'home'", "master is 'home'", "there (with the workers) or here"),
+        ("image = 3", "image is 3", "a table, with base"),
+        ("image.base = 'x y'", "image.base is 'x y'", "the name of an image"),
+        ("image.apt = ['-y']", "image.apt is ['-y']", "a list of Debian packages"),
+        ("image.apt = ['a; rm x']", "image.apt is ['a; rm x']", "a list of Debian packages"),
+        ("image.pip = ['--pre']", "image.pip is ['--pre']", "a list of what pip installs"),
+        ("image.registry = 'https://x'", "image.registry is 'https://x'", "a registry"),
     ],
 )
 def test_wrong_value_in_a_file(here: Path, line: str, message: str, expected: str) -> None:
@@ -254,3 +268,84 @@ def test_other_variables_are_let_be(
 ) -> None:
     monkeypatch.setenv(variable, value)
     assert read_settings().workers == os.cpu_count()
+
+
+@pytest.mark.parametrize("memory", ["", "2g", "512M", "1.5gb", "1073741824"])
+def test_memory_in_dockers_form(memory: str) -> None:
+    assert read_settings(given={"memory": memory}).memory == memory.lower()
+
+
+def test_image_settings_are_merged_one_by_one(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_settings(
+        here.parent, "[image]\nbase = 'debian:12'\nca = 'ca.pem'\nregistry = 'example.com/me/'\n"
+    )
+    monkeypatch.setenv("PESTFLEET_IMAGE__BASE", "debian:13")
+    monkeypatch.setenv("PESTFLEET_IMAGE__APT", "libgfortran5 libgomp1")
+    monkeypatch.setenv("PESTFLEET_IMAGE__PIP", '["flopy >= 3.9"]')
+    configuration = read_configuration()
+    image = configuration.settings.image
+    assert (image.base, image.apt) == ("debian:13", ["libgfortran5", "libgomp1"])
+    assert image.pip == ["flopy >= 3.9"]
+    assert image.registry == "example.com/me"
+    assert image.ca == str(here.parent / "ca.pem")
+    assert image.broker == "rabbitmq:3.13"
+    described = configuration.describe()
+    assert described["image.base"] == ("debian:13", "environment (PESTFLEET_IMAGE__BASE)")
+    assert described["image.ca"][1] == str(here.parent / "pestfleet.toml")
+    assert described["image.broker"][1] == "default"
+
+
+def test_debian_packages_in_all_their_forms(here: Path) -> None:
+    names = ["g++", "libc6:i386", "gdal-bin=3.6.2+dfsg-1+b2", "python3-numpy/bookworm-backports"]
+    write_settings(here, f"[image]\napt = {names}\n")
+    assert read_settings().image.apt == names
+
+
+def test_an_unknown_image_setting_names_line_and_the_nearest_one(here: Path) -> None:
+    path = write_settings(here, "engine = 'glm'\n[image]\n\nbsae = 'x'\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message == f"{path}:4: image.bsae: there is no setting 'bsae' in [image]"
+    assert caught.value.remedy.startswith("Did you mean base? Settings: base, apt, pip")
+
+
+def test_a_wrong_entry_is_found_in_its_own_table(here: Path) -> None:
+    path = write_settings(here, "broker = 'amqp://x'\n[image]\napt = []\nbroker = 3\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message == f"{path}:4: image.broker is 3"
+
+
+def test_a_wrong_image_variable_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PESTFLEET_IMAGE__BSAE", "x")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message == (
+        "environment variable PESTFLEET_IMAGE__BSAE: there is no setting 'bsae' in [image]"
+    )
+    monkeypatch.delenv("PESTFLEET_IMAGE__BSAE")
+    monkeypatch.setenv("PESTFLEET_IMAGE", "debian:12")
+    with pytest.raises(ConfigurationError, match="PESTFLEET_IMAGE is not a JSON object") as caught:
+        read_settings()
+    assert "PESTFLEET_IMAGE__BASE=" in caught.value.remedy
+
+
+def test_a_package_index_with_a_password_is_refused_and_not_shown(here: Path) -> None:
+    path = write_settings(here, f"[image]\nindex = 'https://me:{PASSWORD}@example.com/simple'\n")
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message == f"{path}:2: image.index is wrong"
+    assert PASSWORD not in str(caught.value)
+
+
+def test_the_list_of_settings_in_the_documents_is_whole() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    named = {word.strip("[]") for word in re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)}
+    assert named == {*Settings.model_fields, *ImageSettings.model_fields}
+
+
+def test_every_setting_says_what_it_expects() -> None:
+    assert EXPECTED.keys() == {
+        *Settings.model_fields,
+        *(f"image.{name}" for name in ImageSettings.model_fields),
+    }

@@ -1,0 +1,1 @@
+"""Container images: our own (worker, master, tunnel), and those of cases."""

@@ -1,0 +1,220 @@
+"""The settings of a command: their types, defaults and what is right for each.
+
+`pestfleet.config` reads them from command line, environment and file; docs/configuration.md has
+the list.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+PREFIX = "PESTFLEET_"
+OPTIONS = "engine_options"
+IMAGE = "image"
+TABLES = (OPTIONS, IMAGE)  # merged entry by entry
+
+# Debian's rules for names and versions of packages: anything else is no package, and could be
+# something else to the shell that installs it.
+_DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
+# Docker's form: --memory 2g, of 1024 bytes and their powers.
+_MEMORY = re.compile(r"(\d+(\.\d+)?[bkmgt]?b?)?", re.IGNORECASE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+_PACKAGES = 'a list of Debian packages, such as ["libgfortran5", "libnetcdff7"]'
+_REQUIREMENTS = 'a list of what pip installs, such as ["flopy>=3.9"]'
+EXPECTED = {
+    "engine": "the name of an engine, as text",
+    "on": "the name of a target, as text",
+    "workers": "a whole number, 1 or more",
+    "slots": "a whole number, 1 or more",
+    "sessions": "the path of a folder, as text",
+    "scratch": "the path of a folder, as text",
+    "time_limit": "a number of seconds, 0 or more (0: no limit)",
+    "threads": "a whole number, 1 or more",
+    "deliveries": "a whole number, 1 or more",
+    "mode": "queue or agent",
+    "cache": "a folder, an s3:// URL, or none, as text",
+    "engine_args": "arguments of the engine's program, as text",
+    "broker": "a URL that starts with amqp:// or amqps://",
+    "master": "there (with the workers) or here (on this machine)",
+    "tunnel": "true or false",
+    "memory": "a size as text, such as 2g or 512m (empty: no limit)",
+    "cpus": "a number of cores, 0 or more (0: no limit)",
+    "pids": "a whole number, 1 or more",
+    OPTIONS: "a table of the engine's options: text, numbers, true or false, or lists of these",
+    IMAGE: "a table, with base, apt, pip and others",
+    "image.base": "the name of an image, as text",
+    "image.apt": _PACKAGES,
+    "image.pip": _REQUIREMENTS,
+    "image.dockerfile": "the name of a file in the case's folder, as text",
+    "image.registry": "a registry and what comes before the image's name, such as ghcr.io/me",
+    "image.index": "the URL of a package index, without a password",
+    "image.ca": "the path of a file with certificates (PEM), as text",
+    "image.network": "the name of a network for builds, such as host",
+    "image.broker": "the name of an image, as text",
+}
+
+
+class ImageSettings(BaseModel):
+    """Table `[image]`: how images are built, and where they are.
+
+    `base`: what the images are built on, "" for Debian slim; `apt`, `pip`: packages that the model needs;
+    `dockerfile`: in the case's folder, used in place of ours; `registry`: goes before the names
+    of images; `index`, `ca`, `network`: how a build reaches packages; `broker`: image of RabbitMQ.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    base: str = ""
+    apt: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    pip: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    dockerfile: str = ""
+    registry: str = ""
+    index: str = ""
+    ca: str = ""
+    network: str = ""
+    broker: str = "rabbitmq:3.13"
+
+    @field_validator("apt", "pip", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        """An environment variable has words, or a list as JSON."""
+        if not isinstance(value, str):
+            return value
+        return json.loads(value) if value.lstrip().startswith("[") else value.split()
+
+    @field_validator("apt")
+    @classmethod
+    def _check_packages(cls, names: list[str]) -> list[str]:
+        if not all(_DEBIAN_PACKAGE.fullmatch(name) for name in names):
+            raise ValueError("not the name of a package")
+        return names
+
+    @field_validator("pip")
+    @classmethod
+    def _check_requirements(cls, requirements: list[str]) -> list[str]:
+        # An option of pip, such as another index, is none of a requirement's.
+        if any(not r.strip() or r.startswith("-") or _CONTROL.search(r) for r in requirements):
+            raise ValueError("not a requirement")
+        return requirements
+
+    @field_validator("base", "broker", "registry", "network", "dockerfile", "ca")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if _CONTROL.search(name) or name != name.strip():
+            raise ValueError("not a name")
+        return name
+
+    @field_validator("base", "broker")
+    @classmethod
+    def _check_image(cls, name: str, info: ValidationInfo) -> str:
+        left_to_us = not name and info.field_name == "base"
+        if not left_to_us and not re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9._:/@-]*", name):
+            raise ValueError("not the name of an image")
+        return name
+
+    @field_validator("registry")
+    @classmethod
+    def _trim_registry(cls, registry: str) -> str:
+        if not re.fullmatch(r"[a-zA-Z0-9._:/-]*", registry) or "://" in registry:
+            raise ValueError("not a registry")
+        return registry.rstrip("/")
+
+    @field_validator("index")
+    @classmethod
+    def _check_index(cls, index: str) -> str:
+        # What a build gets as an argument stays readable in the history of the image.
+        if index and not re.fullmatch(r"(https?|file)://[^\s@]+", index):
+            raise ValueError("not a URL, or one with a password")
+        return index
+
+
+class Settings(BaseSettings):
+    """The settings of a command. `time_limit` in seconds a run, 0: none.
+
+    `memory` (docker's form, "": none), `cpus` (0: none) and `pids` limit a slot in a container.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", env_ignore_empty=True, extra="forbid"
+    )
+
+    engine: str = "glm"
+    on: str = "local"
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    slots: int = Field(default=1, ge=1)
+    sessions: Path = Path("pestfleet-sessions")
+    scratch: str = ""
+    time_limit: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    threads: int = Field(default=1, ge=1)
+    deliveries: int = Field(default=3, ge=1)
+    mode: str = ""
+    cache: str = ""
+    engine_args: str = ""
+    broker: SecretStr = SecretStr("")
+    master: Literal["there", "here"] = "there"
+    tunnel: bool = False
+    memory: str = ""
+    cpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
+    pids: int = Field(default=256, ge=1)
+    engine_options: dict[str, str] = Field(default_factory=dict)
+    image: ImageSettings = Field(default_factory=ImageSettings)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`read_configuration` merges the sources itself, to know where each value came from."""
+        return (init_settings,)
+
+    @field_validator("engine_options", mode="before")
+    @classmethod
+    def _write_options(cls, options: Any) -> Any:
+        """Options as a control file would have them: text; a list with commas between."""
+        if not isinstance(options, Mapping):
+            return options
+        return {str(name).lower(): _write_option(value) for name, value in options.items()}
+
+    @field_validator("broker")
+    @classmethod
+    def _check_broker(cls, broker: SecretStr) -> SecretStr:
+        if broker.get_secret_value() and not re.match(r"amqps?://.", broker.get_secret_value()):
+            raise ValueError("not the URL of a broker")
+        return broker
+
+    @field_validator("memory")
+    @classmethod
+    def _check_memory(cls, memory: str) -> str:
+        if not _MEMORY.fullmatch(memory):
+            raise ValueError("not a size")
+        return memory.lower()
+
+    @property
+    def broker_url(self) -> str:
+        """The broker's URL with its password; "" when the session shall have its own broker."""
+        return self.broker.get_secret_value()
+
+
+def _write_option(value: Any) -> Any:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return ",".join(str(_write_option(item)) for item in value)
+    return str(value) if isinstance(value, int | float) else value

@@ -1,0 +1,57 @@
+"""A registry for images on this machine: Debian's docker-registry."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rabbitmq import find_free_port
+
+START = 30.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """`address`: HOST:PORT, which goes before the names of images; `folder`: has its blobs."""
+
+    address: str
+    folder: Path
+
+
+@contextmanager
+def run_registry(folder: Path) -> Iterator[Registry]:
+    """A registry while the block runs; its data are in the folder."""
+    address = f"127.0.0.1:{find_free_port()}"  # engines use one on loopback without TLS
+    settings = folder / "registry.yml"
+    settings.write_text(
+        "version: 0.1\nlog: {level: error}\n"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'registry'}}}}}\n"
+        f"http: {{addr: {address}}}\n"
+    )
+    process = subprocess.Popen(
+        ["docker-registry", "serve", str(settings)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + START
+        while not _answers(f"http://{address}/v2/"):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        yield Registry(address, folder / "registry")
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
