@@ -1,12 +1,13 @@
 # Each command does its own set-up: scripts/setup.
-.PHONY: help demo test lint unit integration bench format constraints clean
+.PHONY: help demo test lint unit integration containers bench format constraints clean
 
 help:
 	@echo "make demo         calibrate the example with two workers on this machine"
-	@echo "make test         lint, unit and integration tests"
+	@echo "make test         all of the next four"
 	@echo "make lint         ruff and mypy"
 	@echo "make unit         tests that need no server (a minute)"
 	@echo "make integration  tests with a RabbitMQ of their own"
+	@echo "make containers   tests with a Docker engine of their own"
 	@echo "make bench        figures of speed and memory, as JSON"
 	@echo "make format       let ruff put the code into shape"
 	@echo "make constraints  write constraints.txt anew"
@@ -18,13 +19,13 @@ demo:
 
 test:
 	@scripts/setup dev system
-	@scripts/check lint unit integration
+	@scripts/check lint unit integration containers
 
 lint unit:
 	@scripts/setup dev
 	@scripts/check $@
 
-integration:
+integration containers:
 	@scripts/setup dev system
 	@scripts/check $@
 

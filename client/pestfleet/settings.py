@@ -71,9 +71,10 @@ EXPECTED = {
 class ImageSettings(BaseModel):
     """Table `[image]`: how images are built, and where they are.
 
-    `base`: what the images are built on, "" for Debian slim; `apt`, `pip`: packages that the model needs;
-    `dockerfile`: in the case's folder, used in place of ours; `registry`: goes before the names
-    of images; `index`, `ca`, `network`: how a build reaches packages; `broker`: image of RabbitMQ.
+    `base`: what the images are built on, "" for Debian slim; `apt`, `pip`: packages that the
+    model needs; `dockerfile`: in the case's folder, used in place of ours; `registry`: goes before
+    the names of images; `index`, `ca`, `network`: how a build reaches packages; `broker`: image of
+    RabbitMQ.
     """
 
     model_config = ConfigDict(extra="forbid")

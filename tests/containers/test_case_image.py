@@ -20,7 +20,8 @@ from cases import make_case
 from image_registry import Registry
 from pestfleet.case import Case
 from pestfleet.cli.main import cli
-from pestfleet.images.case import ImageProblems, ensure_case_image
+from pestfleet.images.base import list_stages, remove_nameless_images
+from pestfleet.images.case import CASE_ROLE, ImageProblems, ensure_case_image
 from pestfleet.images.catalog import list_images
 from pestfleet.images.trial import run_in_image
 from pestfleet.settings import ImageSettings
@@ -48,6 +49,7 @@ def tag(docker_engine: docker.DockerClient) -> Iterator[Callable[[str], str]]:
             docker_engine.images.remove(name)
         except ImageNotFound:
             continue
+    remove_nameless_images(docker_engine, list_stages(docker_engine, CASE_ROLE))
 
 
 @pytest.fixture

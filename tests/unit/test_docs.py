@@ -61,7 +61,8 @@ def check_command(cli: click.Command, words: list[str]) -> None:
     Values are converted only where click knows them all (choices, numbers): a FOLDER of a
     document does not exist.
     """
-    context = click.Context(cli, info_name="pestfleet")
+    # With the settings that click gives it: a command keeps the first help option that it makes.
+    context = click.Context(cli, info_name="pestfleet", **cli.context_settings)
     command = cli
     while True:
         group = isinstance(command, click.Group)

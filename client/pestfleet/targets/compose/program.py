@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pestfleet.apart import run_apart
 from pestfleet.targets.compose.document import Document, dump_document
 from pestfleet_worker.errors import TargetError
 
@@ -52,11 +53,10 @@ class Compose:
                 env={name: value for name, value in os.environ.items() if name not in _FOREIGN},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                text=True,
+                encoding="utf-8",
                 errors="replace",
                 check=False,
-                # Ctrl-C in the terminal is the session's matter.
-                start_new_session=os.name == "posix",
+                **run_apart(),
             )
         logger.info("%s", done.stdout)
         if done.returncode:
