@@ -5,12 +5,17 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from pestfleet.cli.commands import say
 from pestfleet.cli.elsewhere import on_option
 from pestfleet.cli.options import json_option, sessions_option
-from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.errors import ConfigurationError, TargetError
+
+if TYPE_CHECKING:
+    from pestfleet.session import Session
 
 
 @click.command("sessions", short_help="List the sessions, newest first.")
@@ -32,6 +37,7 @@ def command(sessions: Path | None, as_json: bool, on: str | None) -> None:
 
     root = read_settings(given={"sessions": sessions}).sessions
     found = [(session, session.status()) for session in list_sessions(root)]
+    _ask_targets(found)
     if as_json:
         rows = [
             {
@@ -63,6 +69,26 @@ def command(sessions: Path | None, as_json: bool, on: str | None) -> None:
             time.strftime("%Y-%m-%d %H:%M", time.localtime(began)) if began else "",
         )
     make_console().print(table)
+
+
+def _ask_targets(found: list[tuple[Session, dict[str, Any]]]) -> None:
+    """A session that nobody follows here may run on all the same: its target knows."""
+    from pestfleet import targets
+
+    orphans = [
+        (session.name, session.spec.target, status)
+        for session, status in found
+        if status["state"] == "died" and session.spec.place.master == "there"
+    ]
+    for target in {target for _, target, _ in orphans}:
+        try:
+            there = {info.name: info.state for info in targets.list_remote_sessions(target)}
+        except TargetError as error:
+            say(f"{target} cannot be asked: {error.message}")
+            continue
+        for name, _, status in orphans:
+            if there.get(name) == "running":
+                status["state"] = "running there"
 
 
 def _list_remote(on: str, *, as_json: bool) -> None:

@@ -52,6 +52,8 @@ def _look(local: Session | None, remote: RemoteSession | None) -> dict[str, Any]
     if local is not None and (remote is None or local.folder.running or not remote.info.parts):
         return local.status()
     assert remote is not None
+    if local is not None and local.spec.place.master == "here":  # it died, its workers are left
+        return {**local.status(), "containers": list(remote.info.parts)}
     return {
         "session": remote.info.name,
         "state": "running" if remote.info.state == "running" else "died",

@@ -27,7 +27,7 @@ _MARGIN = 5.0  # seconds for the loop's thread to answer at all
 
 
 class Bridge:
-    """One connection at a time. `open` and `shut` may be repeated; `close` ends it for good."""
+    """One connection at a time. `connect` and `shut` may be repeated; `close` ends it for good."""
 
     def __init__(self, host: str, port: int, *, connect_timeout: float, dead_after: float) -> None:
         """`connect_timeout`: seconds to reach the server; `dead_after`: seconds without a sign of
@@ -40,12 +40,12 @@ class Bridge:
         self._server: asyncio.Server | None = None
         self._remote: Stream | None = None
 
-    def open(self) -> int:
+    def connect(self) -> int:
         """Connect to the server; the port on loopback at which ssh finds it. Raises `OSError`."""
         thread = self._thread
         if thread is None:
             raise ConnectionAbortedError("closed")
-        return thread.call(self._open(), timeout=self._connect_timeout + _MARGIN)
+        return thread.call(self._connect(), timeout=self._connect_timeout + _MARGIN)
 
     def shut(self) -> None:
         """End the connection, if there is one."""
@@ -55,7 +55,7 @@ class Bridge:
                 thread.call(self._shut(), timeout=_MARGIN)
 
     def close(self) -> None:
-        """End the connection and the thread, and an `open` that waits; from any thread."""
+        """End the connection and the thread, and a `connect` that waits; from any thread."""
         thread, self._thread = self._thread, None
         if thread is not None:
             with suppress(TimeoutError):
@@ -64,7 +64,7 @@ class Bridge:
 
     # -- in the loop's thread ------------------------------------------------------------------
 
-    async def _open(self) -> int:
+    async def _connect(self) -> int:
         await self._shut()
         async with asyncio.timeout(self._connect_timeout):
             reader, writer = await asyncio.open_connection(self._host, self._port, limit=CHUNK)

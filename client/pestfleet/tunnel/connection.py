@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from pestfleet.apart import run_apart
 from pestfleet.tunnel.bridge import Bridge
 from pestfleet.tunnel.keys import LISTEN_PORT
 from pestfleet.tunnel.program import (
@@ -111,6 +110,9 @@ class Tunnel:
         self._told = ""
         self._changed = threading.Condition()
         self._stopping = threading.Event()
+        # Not Thread.join: when Ctrl-C interrupts that, a thread that runs counts as ended (until
+        # Python 3.13).
+        self._over = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         self._went_up: float | None = None  # when ssh's present connection was up
         self._bridge: Bridge | None = None
@@ -153,8 +155,7 @@ class Tunnel:
 
     def wait(self, timeout: float) -> bool:
         """Wait for its end, seconds; is it over?"""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._over.wait(timeout)
 
     def stop(self) -> None:
         """End ssh and remove the files; nothing happens when it has ended."""
@@ -165,7 +166,7 @@ class Tunnel:
             process.kill()
         if self._bridge is not None:
             self._bridge.close()
-            self._thread.join(_JOIN)
+            self._over.wait(_JOIN)
         if self._state != "failed":
             self._change("stopped", "")
 
@@ -192,6 +193,7 @@ class Tunnel:
             self._fail(Ending(f"the tunnel ended: {error}", final=True))
         finally:
             self._bridge.close()
+            self._over.set()
 
     def _keep(self, bridge: Bridge) -> None:
         tries = 0
@@ -220,7 +222,7 @@ class Tunnel:
         """One connection from beginning to end, and why it ended."""
         where = str(self.place)
         try:
-            port = bridge.open()
+            port = bridge.connect()
         except socket.gaierror as error:
             return Ending(f"the name {self.place.host} is not known: {error.strerror}")
         except TimeoutError:
@@ -309,11 +311,6 @@ def open_tunnel(
 
 def _start(command: list[str], folder: Path) -> subprocess.Popen[str]:
     """Start ssh in a folder, apart from our terminal: Ctrl-C there is for us alone."""
-    apart: dict[str, Any] = {}
-    if sys.platform == "win32":
-        apart["creationflags"] = subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW
-    else:
-        apart["start_new_session"] = True
     return subprocess.Popen(
         command,
         cwd=folder,
@@ -323,7 +320,7 @@ def _start(command: list[str], folder: Path) -> subprocess.Popen[str]:
         encoding="utf-8",
         errors="replace",
         env={**os.environ, "LC_ALL": "C"},
-        **apart,
+        **run_apart(),
     )
 
 

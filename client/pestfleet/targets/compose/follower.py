@@ -178,7 +178,8 @@ class ContainerMaster:
     def _note(self, text: str) -> None:
         if self._wants_stop():
             raise Interrupted("stopped")
-        self._tell({"time": time.time(), "event": "note", "text": text})
+        if text:
+            self._tell({"time": time.time(), "event": "note", "text": text})
 
     def _tell(self, event: dict[str, Any]) -> None:
         try:

@@ -84,11 +84,11 @@ class HomeMaster:
 
     def host(self) -> Outcome:
         """See `Master.host`."""
-        session, fleet = self._session, self._fleet
+        session = self._session
         session.folder.acquire()  # nobody else may launch for it; the master takes it over
         session.folder.release()
         with ExitStack() as stack:
-            stack.callback(fleet.down, discard_results=True)  # its results are here
+            stack.callback(self._clear_away)
             try:
                 keep_case(session.folder, session.spec)
                 plan = self._make_plan(self._note)
@@ -103,9 +103,19 @@ class HomeMaster:
                 master.interrupt()
             return master.host()
 
+    def _clear_away(self) -> None:
+        try:
+            self._fleet.down(discard_results=True)  # its results are here
+        except TROUBLE as trouble:
+            logger.warning("not all could be removed: %s", trouble)
+            words = self._session.folder.words
+            self._on_note(f"containers may be left; remove them with: pestfleet down {words}")
+
     def _note(self, text: str) -> None:
         if self._interrupted.is_set():
             raise Interrupted("stopped")
+        if not text:
+            return
         self._on_event({"time": time.time(), "event": "note", "text": text})
 
     def _make_master(self, plan: ComposePlan, document: Document) -> Master:
@@ -234,8 +244,13 @@ class ComposeTarget:
     def teardown(self) -> None:
         if self._tunnel is not None:
             self._tunnel.stop()
-        self._keep_logs()
-        self._fleet.down(discard_results=True)
+        try:
+            self._keep_logs()
+            workers = self._fleet.containers("worker")
+            self._fleet.stop(workers)
+            self._fleet.remove(workers)
+        except TROUBLE as trouble:
+            logger.warning("the workers could not be removed: %s", trouble)
 
     def _keep_logs(self) -> None:
         logs = self._wanted.folder / "logs"

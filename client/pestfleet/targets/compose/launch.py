@@ -181,8 +181,7 @@ def _make_images(session: Session, image: ImageSettings, say: Say) -> Images:
 
     def tell(line: str) -> None:
         logger.info("%s", line)
-        if line.startswith(_NEWS):
-            say(line)
+        say(line if line.startswith(_NEWS) else "")  # who says may also stop
 
     spec = session.spec
     case = Case.read(session.folder.case / Path(spec.control_file).name)
