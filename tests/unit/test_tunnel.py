@@ -222,7 +222,7 @@ def test_the_bridge_takes_bytes_both_ways_and_ends_with_either_side(
     bridge = make_bridge(listener)
     with listener:
         for _ in range(2):
-            with socket.create_connection(("127.0.0.1", bridge.open()), 5) as ssh:
+            with socket.create_connection(("127.0.0.1", bridge.connect()), 5) as ssh:
                 server, _ = listener.accept()
                 with server:
                     ssh.sendall(b"SSH-2.0-here")
@@ -236,7 +236,7 @@ def test_the_bridge_takes_bytes_both_ways_and_ends_with_either_side(
 
 def test_a_bridge_that_closes_takes_ssh_with_it(listener: socket.socket) -> None:
     bridge = make_bridge(listener)
-    with listener, socket.create_connection(("127.0.0.1", bridge.open()), 5) as ssh:
+    with listener, socket.create_connection(("127.0.0.1", bridge.connect()), 5) as ssh:
         server, _ = listener.accept()
         ssh.sendall(b"x")
         assert server.recv(1) == b"x"
@@ -245,13 +245,13 @@ def test_a_bridge_that_closes_takes_ssh_with_it(listener: socket.socket) -> None
         with server, pytest.raises(ConnectionResetError):
             assert ssh.recv(100) != b"", "closed in good order"
     with pytest.raises(ConnectionAbortedError):
-        bridge.open()
+        bridge.connect()
 
 
 def test_the_bridge_has_room_for_one(listener: socket.socket) -> None:
     bridge = make_bridge(listener)
     with listener:
-        port = bridge.open()
+        port = bridge.connect()
         with socket.create_connection(("127.0.0.1", port), 5) as ssh:
             server, _ = listener.accept()
             ssh.sendall(b"x")
@@ -267,7 +267,7 @@ def test_another_users_process_gets_no_bridge(
 ) -> None:
     monkeypatch.setattr("pestfleet.tunnel.bridge.is_own_peer", lambda peer, own: False)
     bridge = make_bridge(listener)
-    with listener, socket.create_connection(("127.0.0.1", bridge.open()), 5) as stranger:
+    with listener, socket.create_connection(("127.0.0.1", bridge.connect()), 5) as stranger:
         stranger.settimeout(5)
         with pytest.raises(ConnectionResetError):
             stranger.recv(1)
@@ -278,7 +278,7 @@ def test_a_server_that_cannot_be_reached_is_told_by_the_bridge(listener: socket.
     bridge = make_bridge(listener)
     listener.close()
     with pytest.raises(ConnectionRefusedError):
-        bridge.open()
+        bridge.connect()
     bridge.close()
 
 
