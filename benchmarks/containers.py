@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -15,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import docker
+from docker.models.containers import Container
 from tests.containers.base_image import CERTIFICATES, ensure_base
 from tests.containers.docker_engine import VARIABLE, DockerEngine
 
@@ -28,6 +30,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLE = ROOT / "examples" / "oude-korendijk"
 BROKER = "pestfleet-test-broker"
 TRIES = 3
+LONG_RUN = 20  # seconds
 MEGABYTE = 1e6
 
 
@@ -48,7 +51,15 @@ def measure() -> Iterator[Figure]:
         shutil.copytree(EXAMPLE, case)
         yield from _measure_rebuild(client, case, settings)
         yield from _measure_start(Path(name), settings)
-        yield _measure_memory(client, worker)
+        yield _measure_memory(client, Path(name), settings)
+
+
+def _make_environment(settings: ImageSettings) -> dict[str, str]:
+    names = ("base", "network", "ca", "broker")
+    return {
+        **os.environ,
+        **{f"PESTFLEET_IMAGE__{name.upper()}": getattr(settings, name) for name in names},
+    }
 
 
 def _size(client: docker.DockerClient, image: str) -> float:
@@ -90,20 +101,13 @@ def _measure_rebuild(
 
 def _measure_start(folder: Path, settings: ImageSettings) -> Iterator[Figure]:
     """From the command to the first result of a run, and to its end, with the images there."""
-    environment = {
-        **os.environ,
-        **{
-            f"PESTFLEET_IMAGE__{name.upper()}": getattr(settings, name)
-            for name in ("base", "network", "ca", "broker")
-        },
-    }
     first, whole = [], []
     for number in range(TRIES + 1):  # the first one builds the image of the case
         began = time.time()
         words = ["run", str(EXAMPLE), "--on", "compose", "--workers", "2", "--no-cache"]
         done = subprocess.run(
             [sys.executable, "-m", "pestfleet", *words, "--session", f"start-{number}", "--json"],
-            cwd=folder, env=environment, check=True, capture_output=True, text=True,
+            cwd=folder, env=_make_environment(settings), check=True, capture_output=True, text=True,
         )  # fmt: skip
         whole.append(time.time() - began)
         journal = folder / "pestfleet-sessions" / f"start-{number}" / "journal.jsonl"
@@ -125,23 +129,55 @@ def _find_first_run(journal: Path) -> float:
     return next(float(event["time"]) for event in read_journal(journal) if event["event"] == "run")
 
 
-def _measure_memory(client: docker.DockerClient, worker: str) -> Figure:
-    """A worker that waits for its master: its container's memory without the page cache."""
-    url = "amqp://nobody@127.0.0.1:9/"
-    container = client.containers.run(
-        worker, ["--session", "idle"], environment={"PESTFLEET_BROKER": url}, detach=True
+def _measure_memory(client: docker.DockerClient, folder: Path, settings: ImageSettings) -> Figure:
+    """Of two workers one makes the only run; the other is idle, but ready for runs."""
+    case = folder / "slow"
+    shutil.copytree(EXAMPLE, case)
+    model = case / "model.py"
+    model.write_text(f"import time\ntime.sleep({LONG_RUN})\n" + model.read_text())
+    words = ["run", str(case), "--option", "noptmax=0", "--workers", "2", "--session", "idle"]
+    with _run_session(folder, settings, words):
+        deadline = time.monotonic() + 120
+        while len(_list_workers(client)) < 2 or _count_joined(client) != 2:
+            assert time.monotonic() < deadline, "the workers did not join"
+            time.sleep(0.2)
+        used = [_read_memory(container) for container in _list_workers(client)]
+    detail = {"with_a_run": round(max(used), 1)}
+    return Figure("memory of an idle worker's container", min(used), "MB", 90.0, detail=detail)
+
+
+@contextmanager
+def _run_session(folder: Path, settings: ImageSettings, words: list[str]) -> Iterator[None]:
+    """A session on compose that is stopped at the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pestfleet", *words, "--on", "compose", "--no-cache"],
+        cwd=folder,
+        env=_make_environment(settings),
+        stdout=subprocess.DEVNULL,
     )
     try:
-        used: list[float] = []
-        for _ in range(20):
-            statistic = container.stats(stream=False)["memory_stats"]
-            cache = statistic["stats"].get("total_inactive_file", 0)
-            used.append((statistic["usage"] - cache) / MEGABYTE)
-            if len(used) > 3 and abs(used[-1] - used[-3]) < 0.1:
-                break
-        return Figure("memory of an idle worker's container", used[-1], "MB", 90.0)
+        yield
     finally:
-        container.remove(force=True, v=True)
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        left = ["down", "--on", "compose", "--discard-results"]
+        subprocess.run([sys.executable, "-m", "pestfleet", *left], cwd=folder, check=True)
+
+
+def _list_workers(client: docker.DockerClient) -> list[Container]:
+    return client.containers.list(filters={"label": ["pestfleet.role=worker"]})
+
+
+def _count_joined(client: docker.DockerClient) -> int:
+    masters = client.containers.list(filters={"label": ["pestfleet.role=master"]})
+    return sum(master.logs().count(b'"worker-joined"') for master in masters)
+
+
+def _read_memory(container: Container) -> float:
+    """MB, without the page cache, as docker stats has it."""
+    statistic = container.stats(stream=False)["memory_stats"]
+    inactive: float = statistic["stats"].get("total_inactive_file", 0)
+    return (float(statistic["usage"]) - inactive) / MEGABYTE
 
 
 @contextmanager
