@@ -148,6 +148,31 @@ def test_a_program_that_nothing_names_is_let_be(tmp_path: Path) -> None:
     assert check(control) == []
 
 
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ('"./my model" in.dat', "error"),
+        ("./my\\ model in.dat", "error"),
+        ('time "./my model"', "warning"),
+        ("# my model", ""),
+    ],
+)
+def test_programs_with_spaces_in_their_names(tmp_path: Path, line: str, severity: str) -> None:
+    control = make_case(tmp_path, model=f"#!/bin/sh\n{line}\n")
+    (tmp_path / "my model").write_bytes(make_elf(machine=AARCH64))
+    message = "'my model' was built for arm64, and the image is for amd64"
+    assert tell(check(control)) == ([f"model.sh:2: {severity}: {message}"] if severity else [])
+
+
+def test_windows_line_ends_of_a_script_that_another_starts(tmp_path: Path) -> None:
+    control = make_case(tmp_path, model="#!/bin/sh\n./sub.sh\npython3 post.py\n")
+    (tmp_path / "sub.sh").write_bytes(b"#!/bin/sh\r\ntrue\r\n")
+    (tmp_path / "post.py").write_bytes(b"#!/usr/bin/env python3\r\nimport os\r\n")  # is no harm
+    (problem,) = check(control)
+    assert (problem.place.file.name, problem.place.line) == ("sub.sh", 1)
+    assert (problem.severity, "Windows line ends" in problem.message) == ("error", True)
+
+
 def test_a_missing_library_comes_with_its_package(tmp_path: Path) -> None:
     control = make_program_case(
         tmp_path, make_elf(needed=["libgomp.so.1", "libmine.so", "libiomp5.so"])

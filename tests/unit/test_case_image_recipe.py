@@ -89,6 +89,11 @@ def test_a_dockerfile_of_the_users_own(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="does not build on the worker image") as caught:
         plan_image(case, settings)
     assert "FROM ${WORKER}" in caught.value.remedy
+    path.write_text("ARG WORKER\nFROM ${WORKER}\n")
+    with pytest.raises(ConfigurationError, match="does not unpack the case"):
+        plan_image(case, settings)
+    with pytest.raises(ConfigurationError, match="apt and pip do nothing beside"):
+        plan_image(case, ImageSettings(dockerfile="docker/Dockerfile", apt=["bc"]))
     path.write_text("ARG WORKER\nFROM ${WORKER}\nADD *.tar /")
     text = plan_image(case, settings).dockerfile
     assert text.startswith("ARG WORKER\nFROM ${WORKER}\nADD *.tar /\nENV PESTFLEET_DIGEST=")

@@ -109,6 +109,11 @@ def test_zero_and_its_negative_differ_in_their_bits_only() -> None:
     [
         ("ModuleNotFoundError: No module named 'flopy.utils'", '[image] pip = ["flopy"]'),
         ("touch: cannot touch '/x': Read-only file system", "writes outside of its own folder"),
+        (
+            "./m: error while loading shared libraries: libgomp.so.1: cannot open shared object",
+            '[image] apt = ["libgomp1"]',
+        ),
+        ("error while loading shared libraries: libmine.so: x", '[image] apt = ["…"]'),
         ("open: Permission denied", "a user without rights"),
         ("did not converge", ""),
     ],
@@ -117,3 +122,8 @@ def test_advice(log: str, advice: str) -> None:
     told = advise(Failure("model-failed", "x", log=log))
     assert advice in told
     assert bool(told) == bool(advice)
+
+
+def test_advice_about_a_program_that_is_not_executable() -> None:
+    log = "./run.sh: 3: ./model: Permission denied"
+    assert "chmod +x" in advise(Failure("model-failed", "x", log=log, exit_code=126))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,13 @@ import docker
 import pytest
 from docker.errors import APIError, DockerException
 
-from pestfleet.images.engine import build_image, connect_engine, explain_errors, find_remedy
+from pestfleet.images.engine import (
+    build_image,
+    connect_engine,
+    explain_errors,
+    find_engine_host,
+    find_remedy,
+)
 from pestfleet_worker.errors import TargetError
 
 
@@ -44,7 +52,7 @@ def test_no_engine(listened: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_socket_for_others_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
+    def refuse(**settings: object) -> None:
         aborted = ConnectionError("Connection aborted.", PermissionError(13, "Permission denied"))
         raise DockerException(f"Error while fetching server API version: {aborted}") from aborted
 
@@ -145,3 +153,30 @@ def test_an_answer_of_the_engine_becomes_an_error_of_ours() -> None:
         raise APIError("404", response=answer, explanation="no such image")
 
     assert isinstance(caught.value.__cause__, APIError)
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [
+        ("unix:///run/docker.sock", "127.0.0.1"),
+        ("npipe:////./pipe/docker_engine", "127.0.0.1"),
+        ("tcp://10.1.2.3:2376", "10.1.2.3"),
+        ("ssh://me@cloud.example.org", "cloud.example.org"),
+    ],
+)
+def test_the_machine_that_an_engine_publishes_on(
+    address: str, host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", address)
+    assert find_engine_host() == host
+    # Without the variable the docker command's context counts.
+    monkeypatch.delenv("DOCKER_HOST")
+    monkeypatch.delenv("DOCKER_CONTEXT", raising=False)
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    assert find_engine_host() == "127.0.0.1"
+    meta = {"Name": "c", "Metadata": {}, "Endpoints": {"docker": {"Host": address}}}
+    folder = tmp_path / "contexts" / "meta" / hashlib.sha256(b"c").hexdigest()
+    folder.mkdir(parents=True)
+    (folder / "meta.json").write_text(json.dumps(meta))
+    (tmp_path / "config.json").write_text('{"currentContext": "c"}')
+    assert find_engine_host() == host

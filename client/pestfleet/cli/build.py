@@ -62,8 +62,8 @@ def command(
     failure: Failure | None = None
 
     def say(line: str) -> None:
-        # The engine's own bookkeeping tells a modeller nothing.
-        if not line.startswith((" --->", "Removing intermediate container")):
+        # The bookkeeping of the engine and of dpkg tells a modeller nothing.
+        if not line.startswith((" --->", "Removing intermediate container", "(Reading database")):
             click.echo(line, err=True)
 
     with closing(connect_engine()) as engine:
@@ -141,6 +141,7 @@ def _try(
     from pestfleet_worker.messages import Limits
 
     limits = Limits(settings.time_limit, settings.threads)
+    click.echo("one run in the image", err=True)
     result = run_in_image(engine, image.reference, case, limits=limits)
     report: dict[str, Any] = {"seconds": result.seconds}
     if result.failure is not None:
@@ -148,6 +149,7 @@ def _try(
         report["failure"] = {"reason": failure.reason, "message": str(failure), "log": failure.log}
         report["remedy"] = advise(failure)
         return report, failure
+    click.echo("one run on this machine", err=True)
     try:
         local = make_initial_run(case, settings)
     except CaseError as error:

@@ -55,6 +55,8 @@ def command(
             list_images(engine, all_roles=all_roles), names, created_before=before
         )
         if remove:
+            # An image may have a name for somebody else, too.
+            entries = [entry.keep_names(names) for entry in entries]
             _remove(engine, entries, yes=yes, as_json=as_json)
         elif as_json:
             click.echo(dump_json([dataclasses.asdict(entry) for entry in entries]))

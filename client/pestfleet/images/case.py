@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 CASE_LABEL = "pestfleet.case"
 DIGEST_LABEL = "pestfleet.case.digest"
+CONTROL_LABEL = "pestfleet.case.control"  # hash of what the digest does not count in full
 WORKER_LABEL = "pestfleet.worker"  # the image that it was built on
 CASE_ROLE = "case"
 
@@ -101,6 +102,23 @@ class CasePlan:
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def hash_control(case: Case) -> str:
+    """Hex sha256 of the control file with its external tables.
+
+    A run, and so the case's digest, does not depend on all of it: on weights and measurements it
+    does not. A master that reads the case from an image does. Raises `CaseError`.
+    """
+    digest = hashlib.sha256()
+    tables = sorted(file.pest for file in case.control.external_files)
+    for path in (case.control.path, *(case.folder / name for name in tables)):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise CaseError(f"{path}: cannot be read: {error.strerror}") from error
+        digest.update(b"%d\0" % len(content) + content)
+    return digest.hexdigest()
+
+
 def plan_image(
     case: Case, image: ImageSettings, *, options: Mapping[str, str] | None = None
 ) -> CasePlan:
@@ -109,11 +127,12 @@ def plan_image(
     Raises `CaseError` and `ConfigurationError`.
     """
     layers = tuple(plan_layers(case.control, options or {}))
-    own = read_own_dockerfile(case.folder, image.dockerfile) if image.dockerfile else ""
+    own = read_own_dockerfile(case.folder, image) if image.dockerfile else ""
     labels = {
         ROLE_LABEL: CASE_ROLE,
         CASE_LABEL: case.name,
         DIGEST_LABEL: case.digest,
+        CONTROL_LABEL: hash_control(case),
         f"{_OCI}.title": case.name,
         f"{_OCI}.description": f"The PEST case {case.name}, for workers of pestfleet",
         f"{_OCI}.version": case.digest[:12],

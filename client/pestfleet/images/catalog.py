@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pestfleet.images.base import ROLE_LABEL
@@ -43,9 +43,17 @@ class ImageEntry:
 
     def matches(self, word: str) -> bool:
         """Is it meant by this name, case, or beginning of a digest or id?"""
-        names = {name for tag in self.names for name in (tag, tag.rpartition(":")[0])}
-        names |= {name.rpartition("/")[2] for name in names} | set(self.digests)
-        if word in names or (self.case and word == self.case):
+        return any(_is_called(tag, word) for tag in self.names) or self._matches_whole(word)
+
+    def keep_names(self, words: Sequence[str]) -> ImageEntry:
+        """With those of its names only that words are; with all where a word means the image."""
+        if not words or any(map(self._matches_whole, words)):
+            return self
+        meant = (tag for tag in self.names if any(_is_called(tag, word) for word in words))
+        return replace(self, names=tuple(meant))
+
+    def _matches_whole(self, word: str) -> bool:
+        if word in self.digests or (self.case and word == self.case):
             return True
         hexadecimal = word.removeprefix("sha256:")
         return len(hexadecimal) >= 6 and (
@@ -160,6 +168,8 @@ def _explain_push(reference: str, error: str) -> TargetError:
             f"Log in with an account that may write there: docker login {registry}; some "
             "registries want the repository to be made before."
         )
+    elif re.search(r"connection refused|no such host|i/o timeout", error):
+        remedy = f"Nothing answers the engine at {registry}: is the name right, does it run?"
     elif "server gave HTTP response to HTTPS client" in error:
         remedy = f"{registry} has no TLS: name it in the engine's insecure-registries, or give it."
     return TargetError(f"image {reference} cannot be pushed: {error}", remedy=remedy)
@@ -183,6 +193,12 @@ def _describe(
         added=size - worker if worker is not None else None,
         sessions=tuple(sorted(users.get(image["Id"], ()))),
     )
+
+
+def _is_called(tag: str, word: str) -> bool:
+    """Is a word this tag, with or without registry and version?"""
+    names = {tag, tag.rpartition(":")[0]}
+    return word in names | {name.rpartition("/")[2] for name in names}
 
 
 def _list_names(names: Sequence[str] | None) -> tuple[str, ...]:

@@ -78,7 +78,7 @@ def connect_engine() -> DockerClient:
     from docker.errors import DockerException
 
     try:
-        engine = docker.from_env()
+        engine = docker.from_env(use_ssh_client=True)  # as the docker command does
     except (DockerException, OSError) as error:
         raise _explain_no_engine(error) from error
     try:
@@ -90,8 +90,13 @@ def connect_engine() -> DockerClient:
 
 
 def find_engine_host() -> str:
-    """The machine that the engine publishes ports on: loopback, unless DOCKER_HOST names one."""
-    url = urlsplit(os.environ.get("DOCKER_HOST", ""))
+    """The machine that the engine publishes ports on: loopback, unless its address names one."""
+    from docker.context import ContextAPI
+
+    address = os.environ.get("DOCKER_HOST", "")
+    if not address:
+        address = ContextAPI.kwargs_from_context().get("base_url", "")
+    url = urlsplit(address)
     remote = url.scheme in ("tcp", "ssh", "http", "https")
     return (url.hostname or LOOPBACK) if remote else LOOPBACK
 
@@ -182,8 +187,9 @@ def _explain_no_engine(error: Exception) -> TargetError:
             "use rootless Docker.",
         )
     if numbers & {errno.ENOENT, errno.ECONNREFUSED}:
+        named = os.environ.get("DOCKER_HOST", "")
         return TargetError(
-            "no Docker engine runs here",
+            "no Docker engine runs here" + (f" (DOCKER_HOST is {named})" if named else ""),
             remedy="Start it (Docker Desktop, or sudo systemctl start docker), or say where it "
             "is: DOCKER_HOST=…, or docker context use NAME.",
         )

@@ -45,10 +45,14 @@ class Inspection:
         promised = [name.split(":")[0].split("=")[0].split("/")[0] for name in self.image.apt]
         if not self.whole and package in promised:
             return
+        own = self.image.dockerfile
         table = "in pestfleet.toml, [image] apt"
         if not self.whole:
             remedy = "Unless what is installed before the case brings it: the build tells."
             self.report(place, message, remedy, sure=False)
+        elif own:
+            remedy = f"Let {own} install {package or 'it'}."
+            self.report(place, message, remedy, sure=sure)
         elif package:
             remedy = f'Debian has it in {package}; name that {table} = ["{package}"].'
             self.report(place, message, remedy, sure=sure)

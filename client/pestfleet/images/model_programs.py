@@ -87,9 +87,16 @@ def _list_mentions(
     interpreter = _read_interpreter(lines[0]) if lines and lines[0].startswith("#!") else ""
     shell = file.name.endswith(".sh") or PurePosixPath(interpreter).name in _SHELLS
     folder = str(PurePosixPath(file.name).parent)
+    spaced = [other for other in files if " " in other and other != file.name]
     found = []
     for number, line in enumerate(lines, start=1):
-        for position, word in enumerate(_WORD.findall(line.split("#", 1)[0])):
+        code = line.split("#", 1)[0]
+        text = code.replace("\\ ", " ")
+        for other in spaced:  # in quotes, or with a backslash before each space
+            if other in text:
+                started = sure and shell and text.lstrip(" \t\"'./").startswith(other)
+                found.append((other, Place(file.path, number), started))
+        for position, word in enumerate(_WORD.findall(code)):
             # A script's names are relative to the run's folder, some to its own.
             for name in (to_posix(word), to_posix(f"{folder}/{word}")):
                 if name in files and name != file.name:
@@ -127,7 +134,15 @@ def _check_command(
 
 def _check_shebang(use: Use, inspection: Inspection, contents: ImageContents) -> None:
     with use.file.path.open("rb") as file:
-        interpreter = _read_interpreter(file.readline(4096).decode("utf-8", "replace"))
+        first = file.readline(4096).decode("utf-8", "replace")
+    interpreter = _read_interpreter(first)
+    if first.endswith("\r\n") and PurePosixPath(interpreter).name in _SHELLS:
+        inspection.report(
+            Place(use.file.path, 1),
+            "the script has Windows line ends, which a shell on Linux cannot read",
+            f"Convert it: sed -i 's/\\r$//' {shlex.quote(use.file.path.name)}",
+            sure=use.sure,
+        )
     absolute = interpreter.startswith("/")
     if not interpreter or (not absolute and to_posix(interpreter) in inspection.files):
         return

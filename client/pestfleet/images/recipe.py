@@ -78,9 +78,15 @@ def list_texts(image: ImageSettings) -> dict[str, bytes]:
     return {CERTIFICATES: read_certificates(image.ca)} if image.ca else {}
 
 
-def read_own_dockerfile(folder: Path, name: str) -> str:
+def read_own_dockerfile(folder: Path, image: ImageSettings) -> str:
     """The user's Dockerfile in the case folder. Raises `ConfigurationError`."""
+    name = image.dockerfile
     path = folder / name
+    if image.apt or image.pip:
+        raise ConfigurationError(
+            "[image] apt and pip do nothing beside [image] dockerfile",
+            remedy=f"Let {name} install these, and remove them from [image].",
+        )
     if is_outside(name):
         raise ConfigurationError(
             f"[image] dockerfile is {name!r}, which is outside of the case folder",
@@ -96,6 +102,11 @@ def read_own_dockerfile(folder: Path, name: str) -> str:
         raise ConfigurationError(
             f"{path}: it does not build on the worker image",
             remedy="Begin it with: ARG WORKER, and then FROM ${WORKER}. docs/images.md has more.",
+        )
+    if ".tar" not in text:
+        raise ConfigurationError(
+            f"{path}: it does not unpack the case",
+            remedy="Add the line: ADD *.tar /",
         )
     return text
 

@@ -72,7 +72,7 @@ def check_links(root: Path, files: Iterable[RunFile], problems: Problems) -> Non
     with problems.limited("links to outside of the case folder"):
         for file in files:
             real = os.path.realpath(file.path)
-            if os.path.commonpath([top, real]) != top:
+            if not Path(real).is_relative_to(top):
                 problems.warning(
                     Place(file.path),
                     f"'{file.name}' is a link to outside of the case folder: {real}",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pestfleet.case import Case
 from pestfleet.images.base import ROLE_LABEL
 from pestfleet.images.engine import explain_errors
+from pestfleet.images.packages import find_library_package
 from pestfleet.initial_run import pack_initial_values
 from pestfleet_worker.errors import TargetError
 from pestfleet_worker.messages import CaseSpec, Failure, Limits, Result, Run, unpack_vector
@@ -23,6 +24,7 @@ _ANYBODY = "54321:54321"
 # A case up to this size is copied in memory, a larger one on the engine's disk.
 _IN_MEMORY = 256 * 2**20
 _MODULE = re.compile(r"ModuleNotFoundError: No module named '(\w+)")
+_LIBRARY = re.compile(r"error while loading shared libraries: ([^\s:]+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +88,17 @@ def advise(failure: Failure) -> str:
             f"The image's Python has no {missing[1]}: name what pip installs for it in "
             f'pestfleet.toml, [image] pip = ["{missing[1]}"].'
         )
+    library = _LIBRARY.search(failure.log)
+    if library:
+        package = find_library_package(library[1])
+        return (
+            f"The image has no {library[1]}: name the Debian package that has it in "
+            f'pestfleet.toml, [image] apt = ["{package or "…"}"].'
+        )
     if "read-only file system" in failure.log.lower():
         return "The model writes outside of its own folder, which a container does not allow."
+    if failure.exit_code == 126:
+        return "A program that the model starts is not executable: chmod +x."
     if "permission denied" in failure.log.lower():
         return "The model asks for what a user without rights may not do in a container."
     return ""
