@@ -11,7 +11,7 @@ import pytest
 
 from cases import make_case, write_sweep
 from compose_shell import Shell, read_results, read_runs
-from hosting import check_every_run_once
+from hosting import check_every_run_once, wait_for
 from pestfleet.session import Session
 
 pytestmark = pytest.mark.docker
@@ -29,10 +29,7 @@ def calibrate(shell: Shell, root: Path, engine: str, session: str, *where: str) 
     return shell.folder / "pestfleet-sessions" / session
 
 
-@pytest.mark.parametrize("engine", ["glm", pytest.param("pestpp-glm", marks=pytest.mark.pestpp)])
-def test_one_command_calibrates_with_the_same_bits_as_local(
-    shell: Shell, each_compose: str, root: Path, engine: str
-) -> None:
+def check_calibration(shell: Shell, root: Path, engine: str) -> None:
     here = calibrate(shell, root, engine, "here", "--on", "local")
     there = calibrate(shell, root, engine, "pf.T1", "--on", "compose")
     assert read_results(there, EXAMPLE) == read_results(here, EXAMPLE)
@@ -41,6 +38,17 @@ def test_one_command_calibrates_with_the_same_bits_as_local(
     assert {path.stem for path in (there / "logs").iterdir()} == {"worker-1", "worker-2"}
     shell.check_nothing_left("pf.T1")
     assert "finished" in shell.run("status", "pf.T1")
+
+
+def test_one_command_gives_the_same_bits_as_local(
+    shell: Shell, each_compose: str, root: Path
+) -> None:
+    check_calibration(shell, root, "glm")
+
+
+@pytest.mark.pestpp
+def test_pestpp_gives_the_same_bits_as_local(shell: Shell, compose_v1: None, root: Path) -> None:
+    check_calibration(shell, root, "pestpp-glm")
 
 
 SWEEP = ("--on", "compose", "--engine", "sweep", "--no-cache")
@@ -72,10 +80,9 @@ def test_any_shell_sees_a_session_whose_command_was_killed(
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     listed = json.loads(shell.run("sessions", "--on", "compose", "--json", folder=elsewhere))
-    assert [(row["name"], row["state"], row["workers"]) for row in listed] == [
-        ("pf-3", "running", 2)
-    ]
-    assert listed[0]["folder"] == str(shell.open_folder("pf-3").path)
+    (row,) = [row for row in listed if row["name"] == "pf-3"]
+    assert (row["state"], row["workers"]) == ("running", 2)
+    assert row["folder"] == str(shell.open_folder("pf-3").path)
     status = json.loads(shell.run("status", "pf-3", "--on", "compose", "--json", folder=elsewhere))
     assert status["state"] == "running" and status["batch"]["total"] == 100
     log = shell.run("logs", "pf-3", "--on", "compose", "--lines", "999", folder=elsewhere)
@@ -106,9 +113,48 @@ def test_down_all_after_commands_were_killed(
     for session in sessions:
         assert f"{session}: removed container worker-1" in said
         shell.check_nothing_left(session, but_results=True)
-    shown = shell.run("results", "pf-4", "--on", "compose", "--fetch", folder=elsewhere)
-    assert "session pf-4" in shown
+    # There is nothing to show yet, but its files are here.
+    shell.run("results", "pf-4", "--on", "compose", "--fetch", folder=elsewhere, code=8)
     assert (elsewhere / "pestfleet-sessions" / "pf-4" / "journal.jsonl").exists()
     shell.run("down", "--all", "--on", "compose", "--discard-results", folder=elsewhere)
     for session in sessions:
         shell.check_nothing_left(session)
+
+
+def test_detached_session_is_stopped_from_elsewhere(
+    shell: Shell, compose_v1: None, tmp_path: Path
+) -> None:
+    case = make_case(shell.folder / "case", seconds=0.3)
+    rows = write_sweep(case.parent, runs=40)
+    words = (*SWEEP, "--workers", "2", "--session", "pf-6")
+    assert "pestfleet resume pf-6" in shell.run("run", str(case), *words, "--detach")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    look = ("status", "pf-6", "--on", "compose", "--json")
+    wait_for(
+        lambda: json.loads(shell.run(*look, folder=elsewhere)).get("batch", {}).get("done", 0) > 4,
+        timeout=60,
+    )
+    shell.run("stop", "pf-6", "--on", "compose", folder=elsewhere)
+    assert json.loads(shell.run(*look, folder=elsewhere))["state"] == "stopped"
+    resumed = shell.start("resume", "pf-6", "--json")
+    resumed.wait()
+    assert resumed.events("start")[-1]["known_runs"] > 4
+    check_every_run_once(Session(shell.open_folder("pf-6")), rows)
+    shell.check_nothing_left("pf-6")
+
+
+@pytest.mark.parametrize("how", [("stop",), ("down", "--on", "compose")])
+def test_a_session_that_is_followed_is_ended_from_elsewhere(
+    shell: Shell, compose_v1: None, how: tuple[str, ...], tmp_path: Path
+) -> None:
+    case = make_case(shell.folder / "case", seconds=0.3)
+    write_sweep(case.parent, runs=100)
+    words = ("run", str(case), *SWEEP, "--workers", "1", "--session", "pf-7")
+    command = shell.launch(*words, runs=2)
+    folder = tmp_path / "elsewhere" if "--on" in how else shell.folder
+    folder.mkdir(exist_ok=True)
+    shell.run(how[0], "pf-7", *how[1:], folder=folder)
+    assert "pestfleet resume pf-7" in command.wait(130)
+    assert "stopped" in shell.run("status", "pf-7")
+    shell.check_nothing_left("pf-7", but_results=True)

@@ -136,9 +136,62 @@ def test_a_master_that_would_fail_again_is_not(followed: Followed, exit_code: in
     assert not any(asked[0] == "start" for asked in followed.fleet.asked)
 
 
+def test_a_master_that_others_stop_has_time_to_come_back(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with an engine that is restarted: it stops the master first."""
+    followed.end(Interrupted.exit_code, state="stopped", error="stopped")
+    looks = [
+        [make_container("master", exit_code=130)],
+        requests.exceptions.ConnectionError("the engine is away"),
+        [make_container("master")],
+        [make_container("master")],
+    ]
+
+    def look(role: str) -> Any:
+        if not looks:
+            followed.end(summary={"phi": 1.0})
+            return make_container("master", exit_code=0)
+        found = looks.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found[0]
+
+    followed.fleet.find = look  # type: ignore[method-assign]
+    outcome = followed.master.host()
+    assert outcome.error is None and not looks
+
+
+def test_a_master_that_others_stop_for_good(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STOP_DWELL", 0.05)
+    followed.end(Interrupted.exit_code, state="stopped", error="stopped")
+    assert isinstance(followed.master.host().error, Interrupted)
+    assert not any(asked[0] == "start" for asked in followed.fleet.asked)
+
+
+@pytest.mark.parametrize(
+    ("role", "exit_code", "waits"),
+    [("worker", 12, True), ("broker", 0, True), ("worker", 0, False), ("worker", None, False)],
+)
+def test_how_long_a_stopped_master_is_waited_for(
+    followed: Followed,
+    monkeypatch: pytest.MonkeyPatch,
+    role: str,
+    exit_code: int | None,
+    waits: bool,
+) -> None:
+    monkeypatch.setattr(module, "STOP_DWELL", -1.0)
+    followed.fleet.there = [make_container(role, exit_code=exit_code)]
+    master = make_container("master", exit_code=Interrupted.exit_code)
+    assert followed.master._is_over(master) is not waits
+
+
 def test_containers_that_somebody_removed(followed: Followed) -> None:
     error = followed.master.host().error
-    assert isinstance(error, TargetError) and "were removed" in error.message
+    assert isinstance(error, Interrupted) and "pestfleet resume first" in error.remedy
+    assert any("were removed" in text for text in followed.texts())
 
 
 def test_an_engine_that_does_not_come_back(

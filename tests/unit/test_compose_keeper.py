@@ -9,7 +9,7 @@ import pytest
 from fake_engine import FakeFleet, make_container
 from pestfleet.targets.compose import keeper as module
 from pestfleet.targets.compose.fleet import split_lines
-from pestfleet.targets.compose.keeper import EARLY, EARLY_ENDS, Keeper
+from pestfleet.targets.compose.keeper import EARLY, EARLY_ENDS, WORKER_EARLY_ENDS, Keeper
 from pestfleet_worker.errors import TargetError
 
 
@@ -48,22 +48,25 @@ def test_a_worker_that_does_not_fit_ends_the_session(sleep: Callable[[float], No
         Keeper(fleet).check()  # type: ignore[arg-type]
 
 
-def test_what_ends_at_once_each_time_is_given_up(sleep: Callable[[float], None]) -> None:
-    fleet = FakeFleet(make_container("broker", exit_code=1))
+@pytest.mark.parametrize(("role", "ends"), [("broker", EARLY_ENDS), ("worker", WORKER_EARLY_ENDS)])
+def test_what_ends_at_once_each_time_is_given_up(
+    role: str, ends: int, sleep: Callable[[float], None]
+) -> None:
+    fleet = FakeFleet(make_container(role, exit_code=1))
     fleet.lived = EARLY / 2
     keeper = Keeper(fleet)  # type: ignore[arg-type]
-    for _ in range(EARLY_ENDS - 1):
+    for _ in range(ends - 1):
         assert keeper.check()
         sleep(2.0)
-    with pytest.raises(TargetError, match="broker ended with exit code 1"):
+    with pytest.raises(TargetError, match="ended with exit code 1"):
         keeper.check()
-    assert len(fleet.asked) == EARLY_ENDS - 1
+    assert len(fleet.asked) == ends - 1
 
 
 def test_what_the_engine_starts_again_is_left_to_it_but_not_for_ever(
     sleep: Callable[[float], None],
 ) -> None:
-    fleet = FakeFleet(make_container("worker", state="restarting", exit_code=1))
+    fleet = FakeFleet(make_container("broker", state="restarting", exit_code=1))
     fleet.lived = EARLY / 2
     keeper = Keeper(fleet)  # type: ignore[arg-type]
     for _ in range(EARLY_ENDS - 1):
@@ -72,7 +75,7 @@ def test_what_the_engine_starts_again_is_left_to_it_but_not_for_ever(
             sleep(2.0)
         fleet.starts += 1
     assert fleet.asked == []
-    with pytest.raises(TargetError, match="worker-1 ended with exit code 1"):
+    with pytest.raises(TargetError, match="broker ended with exit code 1"):
         keeper.check()
 
 

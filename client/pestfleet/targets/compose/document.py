@@ -9,8 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pestfleet.folder import Placement
@@ -24,7 +23,7 @@ PARTS = ("broker", "master", "worker", "tunnel", "home")  # whom the secrets are
 HOUSEKEEPING = 64  # processes and threads of a worker beside those of its models
 INPUT = "/input"  # where the master has the volume with the case
 RESTARTS = 10  # of a container, by the Docker engine
-# A volume takes files and mode of the first folder that it is mounted on: who only reads has no say.
+# A volume takes mode and files of the first folder that it is mounted on; a reader has no say.
 READ = "ro,nocopy"
 
 Document = dict[str, Any]
@@ -62,7 +61,6 @@ class ComposePlan:
     tunnel_port: int = 0
     broker: bool = True
     folder: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def project(self) -> str:
@@ -219,7 +217,7 @@ def _make_broker(plan: ComposePlan) -> Document:
             "timeout": "3s",
             "retries": 12,
         },
-        restart=f"on-failure:{RESTARTS}",
+        restart="unless-stopped",  # an engine that is shut down ends it without an error
         stop_grace_period="30s",
         depends_on=_after("credentials"),
     )
@@ -234,7 +232,7 @@ def _make_master(plan: ComposePlan) -> Document:
         "master",
         plan.images.master,
         command=["host", *plan.host],
-        environment={"PESTFLEET_BROKER_FILE": "/secrets/broker-url", **plan.environment},
+        environment={"PESTFLEET_BROKER_FILE": "/secrets/broker-url"},
         volumes=["session:/session", f"case:{INPUT}:{READ}", f"master-secrets:/secrets:{READ}"],
         restart=f"on-failure:{RESTARTS}",
         stop_grace_period="60s",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -14,13 +15,17 @@ from typing import Any, Literal
 
 import docker
 import docker.errors
+import requests
 
 from pestfleet.targets.compose.archives import pack_files, read_file, unpack
 from pestfleet.targets.compose.document import DOCUMENT, IMAGE, ROLE, SESSION, Document, read_label
 from pestfleet.targets.compose.program import find_compose
 from pestfleet_worker.errors import SessionError, TargetError
 
+# How the Docker engine says no, or does not answer.
+TROUBLE = (docker.errors.APIError, requests.exceptions.RequestException)
 STOP_GRACE = {"worker": 30, "master": 60, "broker": 20}  # seconds
+REMOVAL_PATIENCE = 10.0  # seconds for what is still in use
 SESSION_VOLUME = "session"
 _FETCHED = ("case", "session.json", "state.json", "journal.jsonl", "master.log", "results", "kits")
 _KEPT = ("case", "session.json")  # as they were at launch: what is here is not overwritten
@@ -75,6 +80,10 @@ class ComposeFleet:
             text = network.attrs["Labels"].get(DOCUMENT)
             if text:
                 return read_label(text)
+            raise SessionError(
+                f"session {self.session} was not launched by pestfleet run",
+                remedy="Use what launched it, such as docker compose up --scale worker=N.",
+            )
         raise SessionError(
             f"session {self.session} has no network on this Docker engine",
             remedy="It is not running. Sessions that are: pestfleet sessions --on compose",
@@ -115,7 +124,7 @@ class ComposeFleet:
         yield from split_lines(chunks)
 
     def read_life(self, container: Container) -> tuple[str, float]:
-        """When a container was last started, and for how many seconds it ran; 0.0: it still does."""
+        """When a container was last started, and for how many seconds it ran (0: it still does)."""
         state = self.client.api.inspect_container(container.id)["State"]
         began, ended = (datetime.fromisoformat(state[name]) for name in ("StartedAt", "FinishedAt"))
         return state["StartedAt"], max(0.0, (ended - began).total_seconds())
@@ -174,10 +183,14 @@ class ComposeFleet:
         """Remove containers with their anonymous volumes, running or not."""
 
         def remove(container: Container) -> None:
-            with suppress(docker.errors.NotFound):
-                self.client.api.remove_container(container.id, v=True, force=True)
+            _remove(lambda: self.client.api.remove_container(container.id, v=True, force=True))
 
         _do_at_once(remove, containers)
+
+    def dismiss(self, container: Container) -> None:
+        """End a container in good order, and remove it."""
+        self.stop([container])
+        self.remove([container])
 
     def scale(self, workers: int) -> list[str]:
         """Have that many workers; says what was done, a line each.
@@ -190,9 +203,8 @@ class ComposeFleet:
             project = document["networks"]["default"]["name"]
             wanted = max(workers, len(before))
             find_compose().up(project, document, ["--no-deps", "worker"], workers=wanted)
-        surplus = self.containers("worker")[workers:]
-        self.stop(surplus)
-        self.remove(surplus)
+        # Each goes as soon as it has ended: nobody may take it for one that died.
+        _do_at_once(self.dismiss, self.containers("worker")[workers:])
         after = {container.name for container in self.containers("worker")}
         old = {container.name for container in before}
         done = [f"{name} is started" for name in _order(after - old)]
@@ -205,18 +217,17 @@ class ComposeFleet:
         The volume with the session's folder stays, unless `discard_results`.
         """
         containers = self.containers()
-        self.stop([container for container in containers if container.state == "running"])
+        # The master ends the session in good order. Nobody needs that of the others.
+        self.stop([c for c in containers if c.role == "master" and c.state == "running"])
         self.remove(containers)
         removed = [f"container {container.name}" for container in containers]
         for network in self.client.networks.list(filters=self._filter):
-            with suppress(docker.errors.NotFound):
-                network.remove()
+            if _remove(network.remove):
                 removed.append(f"network {network.name}")
         for volume in self.client.volumes.list(filters=self._filter):
             if volume.attrs["Labels"].get(ROLE) == SESSION_VOLUME and not discard_results:
                 continue
-            with suppress(docker.errors.NotFound):
-                volume.remove(force=True)
+            if _remove(volume.remove):
                 removed.append(f"volume {volume.name}")
         return removed
 
@@ -304,9 +315,35 @@ def split_lines(chunks: Iterator[bytes]) -> Iterator[str]:
         yield rest.decode("utf-8", "replace")
 
 
+@contextmanager
+def tell_trouble() -> Iterator[None]:
+    """What the engine refuses becomes a `TargetError`."""
+    try:
+        yield
+    except TROUBLE as trouble:
+        raise TargetError(
+            f"the Docker engine failed: {trouble}", remedy="See docker info, and try again."
+        ) from trouble
+
+
 def _find_exit_code(status: str) -> int | None:
     match = re.match(r"(?:Exited|Restarting) \((\d+)\)", status)
     return int(match[1]) if match else None
+
+
+def _remove(action: Callable[[], object]) -> bool:
+    """Remove something; False when it is gone. Another shell may be at it, too."""
+    deadline = time.monotonic() + REMOVAL_PATIENCE
+    while True:
+        try:
+            action()
+            return True
+        except docker.errors.NotFound:
+            return False
+        except docker.errors.APIError as error:
+            if error.status_code not in (403, 409) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)  # the engine has no event for a name that nobody uses any more
 
 
 def _order(names: set[str]) -> list[str]:

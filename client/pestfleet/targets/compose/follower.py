@@ -14,14 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-import docker.errors
-import requests
-
 from pestfleet.bookkeeping import keep_state, log_to
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.host import Outcome
 from pestfleet.journal import read_journal
-from pestfleet.targets.compose.fleet import ComposeFleet, split_lines
+from pestfleet.targets.compose.fleet import TROUBLE, ComposeFleet, Container, split_lines
 from pestfleet.targets.compose.keeper import INTERVAL, Keeper
 from pestfleet_worker import errors
 from pestfleet_worker.errors import Interrupted, PestfleetError, TargetError
@@ -32,7 +29,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ENGINE_PATIENCE = 120.0  # seconds without the Docker engine after which we give up
-TROUBLE = (docker.errors.APIError, requests.exceptions.RequestException)
+STOP_DWELL = 5.0  # seconds for which a master that others have stopped may come back
+ENGINE_DWELL = 30.0  # when all was stopped; the engine gives containers 15 s for their end
 NO_RESTART = (2, 3, 4, 8)  # exit codes of a master that would end the same way again
 
 
@@ -59,7 +57,7 @@ class ContainerMaster:
         self._over = threading.Event()
         self._state: dict[str, Any] = {"session": spec.session, "state": "running"}
         self._told = 0.0  # time of the last event that was passed on
-        self._launched = False
+        self._stopped = 0.0  # when the master was first seen to have been stopped by others
 
     def interrupt(self) -> None:
         """Ask the session to stop, from any thread."""
@@ -85,6 +83,9 @@ class ContainerMaster:
         self._folder.acquire()
         try:
             self._launch(self._note)
+        except TROUBLE as trouble:
+            self._clear_away(discard_results=not self._fetch())
+            raise explain(trouble) from trouble
         except BaseException:
             self._clear_away(discard_results=not self._fetch())
             raise
@@ -95,10 +96,11 @@ class ContainerMaster:
         error: PestfleetError | None = None
         try:
             self._launch(self._note)
-            self._launched = True
             self._follow()
         except Interrupted:
             logger.info("interrupted")
+        except KeyboardInterrupt:  # in Python; the command line asks for a stop
+            self._stop_master()
         except PestfleetError as problem:
             error = problem
         except TROUBLE as trouble:
@@ -129,6 +131,7 @@ class ContainerMaster:
                 heard = time.monotonic()
             except TROUBLE as trouble:
                 logger.warning("the Docker engine does not answer: %s", trouble)
+                self._stopped = 0.0
                 if time.monotonic() - heard > ENGINE_PATIENCE:
                     raise
             self._interrupted.wait(INTERVAL if stopping is None else 0.0)
@@ -151,25 +154,39 @@ class ContainerMaster:
     def _look(self, *, stopping: bool) -> bool:
         """Read the state, start again what has died; True when the master has ended."""
         master = self._fleet.find("master")
-        if master is None:
-            raise TargetError(
-                f"the containers of session {self._spec.session} were removed",
-                remedy="Somebody has ended it, perhaps with pestfleet down.",
+        if master is None:  # its results may be there still
+            name = self._spec.session
+            self._tell_all(
+                [f"the containers of session {name} were removed: somebody has ended it"]
             )
+            return True
         state = self._fleet.read_state()
         if state:
             self._state = {**state, "case": self._spec.control_file}
         if master.exit_code is None:
+            self._stopped = 0.0
             if not stopping:
                 self._tell_all(self._keeper.check())
             return False
-        ended = state.get("state", "running") != "running"
-        if ended or stopping:
+        if stopping:
             return True
+        if state.get("state", "running") != "running":
+            return self._is_over(master)
         if master.exit_code in NO_RESTART:
             raise TargetError(self._fleet.describe_end(master))
         self._tell_all([self._keeper.restart(master)])
         return False
+
+    def _is_over(self, master: Container) -> bool:
+        """A Docker engine that shuts down stops the master, and starts it again at its return."""
+        if master.exit_code != Interrupted.exit_code:
+            return True
+        self._stopped = self._stopped or time.monotonic()
+        # Of a session that was stopped the workers end without an error, and the broker runs on.
+        ended = [c for c in self._fleet.containers() if c.exit_code is not None]
+        shut_down = any(c.role == "broker" or (c.role == "worker" and c.exit_code) for c in ended)
+        dwell = ENGINE_DWELL if shut_down else STOP_DWELL
+        return time.monotonic() - self._stopped > dwell
 
     def _tell_all(self, lines: list[str]) -> None:
         for line in filter(None, lines):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,11 @@ from pestfleet.targets.compose.document import (
     Document,
     make_document,
 )
-from pestfleet.targets.compose.fleet import ComposeFleet
-from pestfleet.targets.compose.follower import TROUBLE, explain
+from pestfleet.targets.compose.fleet import TROUBLE, ComposeFleet
+from pestfleet.targets.compose.follower import explain
 from pestfleet.targets.compose.keeper import Keeper
 from pestfleet.targets.compose.program import find_compose
-from pestfleet_worker.errors import Interrupted, TargetError
+from pestfleet_worker.errors import Interrupted, PestfleetError, TargetError
 
 if TYPE_CHECKING:
     from pestfleet.host import OnEvent
@@ -84,24 +84,35 @@ class HomeMaster:
 
     def host(self) -> Outcome:
         """See `Master.host`."""
-        session = self._session
-        session.folder.acquire()  # nobody else may launch for it; the master takes it over
-        session.folder.release()
+        folder = self._session.folder
+        folder.acquire()  # nobody else may launch for it
         with ExitStack() as stack:
+            stack.callback(folder.release)
             stack.callback(self._clear_away)
             try:
-                keep_case(session.folder, session.spec)
-                plan = self._make_plan(self._note)
-                self._note("starting the containers")
-                master = self._make_master(plan, make_document(plan))
+                master = self._launch()
             except Interrupted:
-                return Outcome(session.folder, {}, Interrupted(f"{session.name} was stopped"))
+                return self._end("stopped", Interrupted(f"session {folder.name} was stopped"))
+            except PestfleetError as error:
+                return self._end("failed", error)
             except TROUBLE as trouble:
-                return Outcome(session.folder, {}, explain(trouble))
+                return self._end("failed", explain(trouble))
             self._master = master
-            if self._interrupted.is_set():
+            if self._interrupted.is_set() or folder.stop_requested:
                 master.interrupt()
             return master.host()
+
+    def _launch(self) -> Master:
+        """Start what the master needs, but for the workers: those it launches itself."""
+        keep_case(self._session.folder, self._session.spec)
+        plan = self._make_plan(self._note)
+        self._note("starting the containers")
+        return self._make_master(plan, make_document(plan))
+
+    def _end(self, state: str, error: PestfleetError) -> Outcome:
+        folder = self._session.folder
+        folder.write_state({**self.snapshot(), "state": state})
+        return Outcome(folder, {}, error)
 
     def _clear_away(self) -> None:
         try:
@@ -229,14 +240,25 @@ class ComposeTarget:
             logger.warning("the Docker engine does not answer: %s", trouble)
 
     def scale(self, workers: int) -> None:
-        self._fleet.scale(workers)
+        with self._tolerate("the fleet could not be scaled"):
+            self._fleet.scale(workers)
 
     def replace(self, worker: str) -> None:
         """Start the container of a lost worker anew, if it seems to run."""
         host = worker.rpartition("-")[0]
-        for container in self._fleet.containers("worker"):
-            if host and container.id.startswith(host) and container.state == "running":
-                self._fleet.client.api.restart(container.id, timeout=0)
+        with self._tolerate(f"worker {worker} could not be replaced"):
+            for container in self._fleet.containers("worker"):
+                if host and container.id.startswith(host) and container.state == "running":
+                    self._fleet.client.api.restart(container.id, timeout=0)
+
+    @contextmanager
+    def _tolerate(self, what: str) -> Iterator[None]:
+        """A Docker engine that fails for once is told, and ends no session."""
+        try:
+            yield
+        except (*TROUBLE, TargetError) as trouble:
+            logger.warning("%s: %s", what, trouble)
+            self._note(what)
 
     def logs(self, worker: str) -> Path | None:
         return None

@@ -10,6 +10,8 @@ from pestfleet_worker.errors import TargetError
 OVER, REFUSED, SENT_AWAY = 0, 10, 12  # exit codes of a worker, docs/exit-codes.md
 EARLY = 10.0  # seconds; what ends so soon after each start has never worked
 EARLY_ENDS = 4  # so many in a row and we give up
+WORKER_EARLY_ENDS = 10  # of a worker: runs that kill it must come to their last delivery
+REMOVAL = 15.0  # seconds for the removal of a worker that was sent away
 INTERVAL = 1.0  # seconds between two looks
 KEPT = ("broker", "tunnel", "worker")
 
@@ -24,6 +26,7 @@ class Keeper:
     def __init__(self, fleet: ComposeFleet) -> None:
         self._fleet = fleet
         self._ends: dict[str, tuple[str, int]] = {}  # container -> last start, early ends in a row
+        self._sent_away: dict[str, float] = {}  # worker's container -> when that was seen
         self._looked = 0.0
 
     def check(self) -> list[str]:
@@ -43,7 +46,15 @@ class Keeper:
                 remedy="A worker ends with this code when it does not fit the session.",
             )
         over = container.role == "worker" and container.exit_code == OVER
-        return container.role in KEPT and not over
+        return container.role in KEPT and not over and not self._is_leaving(container)
+
+    def _is_leaving(self, container: Container) -> bool:
+        """A worker that was sent away is about to be removed: by somebody who scales the fleet."""
+        if container.role != "worker" or container.exit_code != SENT_AWAY:
+            self._sent_away.pop(container.id, None)
+            return False
+        now = time.monotonic()
+        return now - self._sent_away.setdefault(container.id, now) < REMOVAL
 
     def restart(self, container: Container) -> str:
         """Start an ended container, unless the engine does; says so ("" for the engine).
@@ -55,7 +66,7 @@ class Keeper:
         if began != last:
             early = early + 1 if lasted < EARLY else 0
             self._ends[container.id] = (began, early)
-        if early >= EARLY_ENDS:
+        if early >= (WORKER_EARLY_ENDS if container.role == "worker" else EARLY_ENDS):
             raise TargetError(
                 self._fleet.describe_end(container),
                 remedy="It was started again and again, and ended each time at once.",

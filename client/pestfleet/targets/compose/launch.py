@@ -17,7 +17,8 @@ from pestfleet.folder import SessionSpec
 from pestfleet.images.engine import LOOPBACK, connect_engine, find_engine_host
 from pestfleet.session import Session
 from pestfleet.settings import ImageSettings
-from pestfleet.targets.addresses import find_free_port, pack_url
+from pestfleet.targets.addresses import find_free_port, find_place, pack_url
+from pestfleet.targets.compose.checks import check_case_image, check_free
 from pestfleet.targets.compose.document import (
     INPUT,
     RELAY_PORT,
@@ -27,11 +28,11 @@ from pestfleet.targets.compose.document import (
     dump_document,
     make_document,
 )
-from pestfleet.targets.compose.fleet import ComposeFleet
+from pestfleet.targets.compose.fleet import ComposeFleet, tell_trouble
 from pestfleet.targets.compose.follower import ContainerMaster
 from pestfleet.targets.compose.home import HomeMaster
 from pestfleet.targets.compose.program import find_compose
-from pestfleet_worker.errors import ConfigurationError, SessionError, TargetError
+from pestfleet_worker.errors import ConfigurationError, TargetError
 
 if TYPE_CHECKING:
     from pestfleet.host import OnEvent
@@ -40,6 +41,8 @@ USER = "10001:10001"  # of the containers, where the caller is root or has no su
 
 # Lines of a build that people see; what the builder writes goes into the log.
 _NEWS = ("building ", "looking ")
+
+_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 logger = logging.getLogger(__name__)
 
@@ -60,20 +63,23 @@ def make_host(
     Raises `TargetError` where no Docker engine or no docker compose answers, and `SessionError`
     where a new session has containers already.
     """
-    check_choices(session.spec)
-    client = connect_engine()
+    check_choices(session.spec, broker_url)
     find_compose()
-    fleet = ComposeFleet(client, session.name)
-    master = fleet.find("master")
-    runs = resume and master is not None and master.state == "running"
-    if fleet.containers() and not runs:
+    with tell_trouble():
+        client = connect_engine()
+        fleet = ComposeFleet(client, session.name)
+        master = fleet.find("master")
+        runs = resume and master is not None and master.state == "running"
         if not resume:
-            raise SessionError(
-                f"session {session.name} has containers on this Docker engine already",
-                remedy="Choose another id with --session, or remove them: "
-                f"pestfleet down {session.name} --on compose",
-            )
-        fleet.down()
+            check_free(fleet)
+        elif not runs:
+            fleet.down()
+        if session.spec.place.image and not runs:
+            # A session that resumes has the case as it was at launch.
+            copy = session.folder.case / Path(session.spec.control_file).name
+            case = Case.read(copy if copy.exists() else session.spec.control_file)
+            there = session.spec.place.master == "there"
+            check_case_image(client, session.spec.place.image, case, whole=there)
     if session.spec.place.master == "there":
         return ContainerMaster(
             session.folder,
@@ -125,18 +131,23 @@ def needs_broker(spec: SessionSpec, broker_url: str) -> bool:
 
 def describe(spec: SessionSpec, folder: Path, *, image: ImageSettings, broker_url: str) -> str:
     """The compose file of a session, without making anything. Raises `ConfigurationError`."""
-    check_choices(spec)
+    check_choices(spec, broker_url)
     plan = _plan(spec, _name_images(spec, image), broker_url, folder=folder)
     return dump_document(make_document(plan), whole=False)
 
 
-def check_choices(spec: SessionSpec) -> None:
+def check_choices(spec: SessionSpec, broker_url: str) -> None:
     """Raises `ConfigurationError` for a placement that cannot work."""
     place = spec.place
     if place.tunnel and place.master == "there":
         raise ConfigurationError(
             "a tunnel is for a master on this machine",
             remedy="Say --master here too, or leave --tunnel out.",
+        )
+    if broker_url and not place.tunnel and find_place(broker_url)[0] in _LOCAL:
+        raise ConfigurationError(
+            "the broker is at an address of this machine alone, which no container reaches",
+            remedy="Name it in --broker as others reach it, or leave --broker out.",
         )
     if place.master == "there" and spec.cache.startswith("s3://"):
         raise ConfigurationError(

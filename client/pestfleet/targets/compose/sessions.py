@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-import docker
-import docker.errors
-import requests
 
 from pestfleet.images.engine import connect_engine
 from pestfleet.targets.base import SessionInfo
@@ -20,10 +15,9 @@ from pestfleet.targets.compose.fleet import (
     ComposeFleet,
     Container,
     list_containers,
+    tell_trouble,
 )
-from pestfleet_worker.errors import SessionError, TargetError
-
-TROUBLE = (docker.errors.APIError, requests.exceptions.RequestException)
+from pestfleet_worker.errors import SessionError
 
 
 def list_sessions() -> list[SessionInfo]:
@@ -127,14 +121,3 @@ def _describe(name: str, containers: list[Container], *, kept: bool) -> SessionI
         folder=next((c.labels[FOLDER] for c in containers if FOLDER in c.labels), ""),
         parts=tuple(f"{container.name}: {container.status}" for container in containers),
     )
-
-
-@contextmanager
-def tell_trouble() -> Iterator[None]:
-    """What the engine refuses becomes a `TargetError`."""
-    try:
-        yield
-    except TROUBLE as trouble:
-        raise TargetError(
-            f"the Docker engine failed: {trouble}", remedy="See docker info, and try again."
-        ) from trouble

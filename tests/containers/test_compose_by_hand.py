@@ -1,0 +1,67 @@
+"""compose.yaml, by the words of the README alone."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from compose_shell import Shell, read_results, read_runs
+
+pytestmark = pytest.mark.docker
+
+SESSION, EXAMPLE = "by-hand", "oude-korendijk"
+
+
+def read_words(root: Path) -> list[str]:
+    """The commands of the README's section, without the comments."""
+    section = (root / "README.md").read_text(encoding="utf-8").partition("### By hand\n")[2]
+    block = section.partition("```console\n")[2].partition("```")[0]
+    return [re.sub(r"\s+#.*", "", line) for line in block.splitlines()]
+
+
+@pytest.fixture
+def clone(
+    shell: Shell, root: Path, worker_image: str, master_image: str, broker_image: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Path]:  # fmt: skip
+    """What the repository has of it, with the images there."""
+    folder = shell.folder / "clone"
+    shutil.copytree(root / "examples" / EXAMPLE, folder / "examples" / EXAMPLE)
+    shutil.copy(root / "compose.yaml", folder)
+    monkeypatch.setenv("BROKER_IMAGE", broker_image)
+    yield folder
+    shell.remove(SESSION)
+
+
+def test_by_hand(shell: Shell, each_compose: str, clone: Path, root: Path) -> None:
+    build, *words = read_words(root)
+    assert build == "python3 -m pestfleet.images build/images | sh"
+    assert len(words) == 4
+    for line in words:
+        if each_compose == "compose_v1":
+            line = line.replace("docker compose ", "docker-compose ")
+        done = subprocess.run(
+            line.split(),
+            cwd=clone,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        assert done.returncode == 0, f"{line}:\n{done.stdout}"
+    shell.check_nothing_left(SESSION)
+    case = clone / "examples" / EXAMPLE
+    how = ("--engine", "glm", "--workers", "2", "--session", "here", "--no-cache")
+    shell.run("run", str(case), "--on", "local", *how)
+    here = shell.open_folder("here").path
+    # The results alone were copied.
+    results = clone / "results"
+    assert read_results(clone, EXAMPLE) == read_results(here, EXAMPLE)
+    assert (results / f"{EXAMPLE}.rec").exists()
+    assert read_runs(here)
