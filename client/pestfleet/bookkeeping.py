@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pestfleet.folder import SessionFolder, SessionSpec
-from pestfleet_worker.slots import MARKER, prepare_slot
+from pestfleet_worker.slots import MARKER, SlotError, prepare_slot
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,17 @@ def keep_case(folder: SessionFolder, spec: SessionSpec) -> None:
     if folder.case.exists():
         return
     draft = folder.path / "case.draft"  # a copy that was not finished must not be taken
-    prepare_slot(Path(spec.control_file).parent, draft)
-    (draft / MARKER).unlink()  # no part of the case, and of its digest
-    draft.replace(folder.case)
+    try:
+        if draft.exists():
+            shutil.rmtree(draft)
+        prepare_slot(Path(spec.control_file).parent, draft)
+        (draft / MARKER).unlink()  # no part of the case, and of its digest
+        draft.replace(folder.case)
+    except OSError as error:
+        raise SlotError(
+            f"cannot copy the case to {folder.case}: {error}",
+            remedy="Check the space and the permissions there.",
+        ) from error
 
 
 @contextmanager

@@ -15,6 +15,8 @@ scale            asks the master for another number of workers
 from __future__ import annotations
 
 import json
+import logging
+import math
 import os
 import re
 import shutil
@@ -27,11 +29,15 @@ from filelock import FileLock, Timeout
 
 from pestfleet_worker.errors import ConfigurationError, SessionError
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_ROOT = Path("pestfleet-sessions")
 LOCK_PATIENCE = 2.0  # seconds; who only looks whether there is a master holds the lock a moment
 FRESH = 10.0  # seconds; a state.json that is older is not of a master that runs
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
+# Docker's form: --memory 2g, of 1024 bytes and their powers.
+MEMORY = re.compile(r"(\d+(\.\d+)?[bkmgt]?b?)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,17 @@ class Placement:
     cpus: float = 0.0
     pids: int = 256
     image: str = ""
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigurationError` for what cannot be."""
+        for what, value, right in (
+            ("here or there", self.master, self.master in ("here", "there")),
+            ("a size of memory, such as 2g", self.memory, MEMORY.fullmatch(self.memory)),
+            ("a number of cores", self.cpus, 0 <= self.cpus < math.inf),
+            ("a number of processes", self.pids, self.pids >= 1),
+        ):
+            if not right:
+                raise ConfigurationError(f"{value!r} in a session's placement is not {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +163,7 @@ class SessionFolder:
             ) from None
         except OSError as error:
             raise _cannot_write(self.path, error) from error
-        for request in ("stop", "scale"):  # meant for the master before
+        for request in ("stop", "scale", "scale.taken"):  # meant for the master before
             (self.path / request).unlink(missing_ok=True)
 
     def release(self) -> None:
@@ -187,15 +204,21 @@ class SessionFolder:
 
     def take_workers_request(self) -> int | None:
         """The workers that somebody asked for, once; None where nobody did."""
-        path = self.path / "scale"
-        if not path.exists():
+        taken = self.path / "scale.taken"  # whoever asks meanwhile makes a new request
+        try:
+            (self.path / "scale").replace(taken)
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # Windows, while it is being written
+            logger.info("a request for workers waits: %s", error)
             return None
         try:
-            workers = int(json.loads(path.read_text(encoding="utf-8"))["workers"])
+            return max(1, int(json.loads(taken.read_text(encoding="utf-8"))["workers"]))
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SessionError(f"{path} does not say how many workers to have: {error}") from error
-        path.unlink()
-        return workers
+            logger.warning("%s does not say how many workers to have: %s", taken, error)
+            return None
+        finally:
+            taken.unlink(missing_ok=True)
 
     @property
     def stop_requested(self) -> bool:

@@ -224,15 +224,20 @@ class Master:
 
     def _await_broker(self) -> None:
         deadline = time.monotonic() + self._site.broker_patience
+        told = ""
         while True:
             try:
                 check_broker(self._broker_url, self._spec.session)
                 return
-            except ChannelError as error:
+            except (ChannelError, SessionError) as error:
                 if time.monotonic() > deadline:
                     raise
                 logger.info("waiting for the broker: %s", error.message)
-            if self._interrupted.wait(BROKER_PAUSE):
+                # Perhaps it has just died, and the broker does not know that yet.
+                if isinstance(error, SessionError) and error.message != told:
+                    told = error.message
+                    self.note(f"waiting: {told}")
+            if self._interrupted.wait(BROKER_PAUSE) or self._folder.stop_requested:
                 raise self._make_interrupted()
 
     def _start_broker(self, stack: ExitStack) -> str:

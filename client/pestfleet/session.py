@@ -108,7 +108,14 @@ class Session:
         return read_runs(self.folder, failed=failed)
 
     def stop(self, *, timeout: float = 30.0) -> bool:
-        """Ask the master to stop; True when it has within `timeout` seconds."""
+        """Ask the master to stop; True when it has within `timeout` seconds.
+
+        A master in a container that nobody follows here is stopped there, which may take longer.
+        Raises `SessionError`, and `TargetError` where the target does not answer.
+        """
+        if not self.folder.running and targets.is_remote(self.spec.target):
+            targets.open_remote_session(self.spec.target, self.name).stop()
+            return True
         self.folder.request_stop()
         deadline = time.monotonic() + timeout
         while self.folder.running:
@@ -135,8 +142,13 @@ class Session:
         """Who brings this session to its end: a master, or what follows one in a container.
 
         `image`: how images are built; the settings of the case without it. `resume`: the
-        session has been launched before.
+        session has been launched before. Raises `ConfigurationError`, `ChannelError` for a URL
+        that cannot be read, and `TargetError` where the target does not answer.
         """
+        if broker_url:
+            from pestfleet_worker.endpoint import read_endpoint
+
+            read_endpoint(broker_url)
         if not targets.is_remote(self.spec.target):
             return self.make_master(broker_url=broker_url, on_event=on_event)
         if image is None:
@@ -236,7 +248,7 @@ def create_session(
             mode=mode,
             arguments=list(arguments),
             cache=cache,
-            place=place or Placement(),
+            place=place or Placement(master="there" if targets.is_remote(on) else "here"),
             version=version("pestfleet"),
         )
     )

@@ -21,6 +21,8 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from pestfleet.folder import MEMORY
+
 PREFIX = "PESTFLEET_"
 OPTIONS = "engine_options"
 IMAGE = "image"
@@ -29,8 +31,6 @@ TABLES = (OPTIONS, IMAGE)  # merged entry by entry
 # Debian's rules for names and versions of packages: anything else is no package, and could be
 # something else to the shell that installs it.
 _DEBIAN_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
-# Docker's form: --memory 2g, of 1024 bytes and their powers.
-_MEMORY = re.compile(r"(\d+(\.\d+)?[bkmgt]?b?)?", re.IGNORECASE)
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 _PACKAGES = 'a list of Debian packages, such as ["libgfortran5", "libnetcdff7"]'
@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     @field_validator("memory")
     @classmethod
     def _check_memory(cls, memory: str) -> str:
-        if not _MEMORY.fullmatch(memory):
+        if not MEMORY.fullmatch(memory):
             raise ValueError("not a size")
         return memory.lower()
 

@@ -21,8 +21,9 @@ from pestfleet_worker.endpoint import (
     is_refusal,
     make_connection,
     read_endpoint,
+    read_url_file,
 )
-from pestfleet_worker.errors import ChannelError
+from pestfleet_worker.errors import ChannelError, ConfigurationError
 
 
 @pytest.fixture
@@ -161,3 +162,18 @@ def test_a_port_without_tls_is_told() -> None:
         port = server.getsockname()[1]
         with pytest.raises(ChannelError, match="no TLS connection with the broker"):
             check_broker(f"amqps://u:secret@127.0.0.1:{port}/v", "s")
+
+
+def test_a_url_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PESTFLEET_BROKER_FILE", raising=False)
+    assert read_url_file() == ""
+    path = tmp_path / "broker-url"
+    monkeypatch.setenv("PESTFLEET_BROKER_FILE", str(path))
+    with pytest.raises(ConfigurationError, match=r"PESTFLEET_BROKER_FILE: .*No such file"):
+        read_url_file()
+    path.write_text("amqp://u:p@host//\n")
+    assert read_url_file() == "amqp://u:p@host//"
+    path.write_bytes(b"amqp://u:geheim\xff@host")
+    with pytest.raises(ConfigurationError, match="is no text") as caught:
+        read_url_file()
+    assert "geheim" not in str(caught.value)

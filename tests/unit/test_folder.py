@@ -12,7 +12,14 @@ from filelock import FileLock
 
 from pestfleet import folder as folder_module
 from pestfleet import session as session_module
-from pestfleet.folder import SessionFolder, SessionSpec, find_session, list_sessions
+from pestfleet.bookkeeping import keep_case
+from pestfleet.folder import (
+    Placement,
+    SessionFolder,
+    SessionSpec,
+    find_session,
+    list_sessions,
+)
 from pestfleet_worker.errors import ConfigurationError, SessionError
 
 
@@ -189,3 +196,48 @@ def test_sessions_in_the_case_folder_would_be_part_of_the_case(tmp_path: Path) -
             session_module._refuse_root_in_case(root, case)
     for root in (tmp_path, tmp_path / "out", tmp_path / "my case 2", case / "pestfleet-sessions"):
         session_module._refuse_root_in_case(root, case)
+
+
+def test_a_request_for_workers_is_taken_once(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path)
+    assert folder.take_workers_request() is None
+    folder.request_workers(3)
+    folder.request_workers(5)
+    assert folder.take_workers_request() == 5
+    assert folder.take_workers_request() is None
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"workers": "many"}', "[1]"])
+def test_a_request_that_cannot_be_read_ends_no_session(tmp_path: Path, content: str) -> None:
+    folder = make_folder(tmp_path)
+    (folder.path / "scale").write_text(content)
+    assert folder.take_workers_request() is None
+    assert sorted(path.name for path in folder.path.iterdir()) == ["results", "session.json"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"master": "elsewhere"}, "'elsewhere' .* is not here or there"),
+        ({"memory": "much"}, "'much' .* is not a size of memory"),
+        ({"cpus": -1.0}, "-1.0 .* is not a number of cores"),
+        ({"pids": 0}, "0 .* is not a number of processes"),
+    ],
+)
+def test_a_placement_that_cannot_be(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Placement(**wrong)
+
+
+def test_a_copy_of_the_case_that_was_not_finished_is_made_anew(tmp_path: Path) -> None:
+    case = tmp_path / "case"
+    case.mkdir()
+    (case / "a.pst").write_text("pcf")
+    folder = SessionFolder(tmp_path / "s")
+    spec = SessionSpec("s", str(case / "a.pst"), "d" * 64, "glm", "local", 2, 1)
+    folder.create(spec)
+    (folder.path / "case.draft").mkdir()  # killed when it was nearly done
+    (folder.path / "case.draft" / "half").touch()
+    keep_case(folder, spec)
+    assert [path.name for path in folder.case.iterdir()] == ["a.pst"]
+    assert not (folder.path / "case.draft").exists()

@@ -16,6 +16,7 @@ import threading
 import uuid
 from pathlib import Path
 
+from pestfleet_worker.endpoint import URL_FILE, read_url_file
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
 from pestfleet_worker.worker import MASTER_GONE, REFUSED, SENT_AWAY, Worker
 
@@ -77,19 +78,13 @@ def _parse_arguments() -> argparse.Namespace:
 
 
 def _read_broker_url() -> str:
-    url = os.environ.pop("PESTFLEET_BROKER", "")
-    file = os.environ.get("PESTFLEET_BROKER_FILE", "")
-    if url:
-        return url
-    if not file:
+    url = os.environ.pop("PESTFLEET_BROKER", "") or read_url_file()
+    if not url:
         raise ConfigurationError(
             "the broker's URL is not given",
-            remedy="Set PESTFLEET_BROKER, or PESTFLEET_BROKER_FILE to a file that holds it.",
+            remedy=f"Set PESTFLEET_BROKER, or {URL_FILE} to a file that holds it.",
         )
-    try:
-        return Path(file).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"PESTFLEET_BROKER_FILE: {error}") from error
+    return url
 
 
 def _watch_parent(worker: Worker) -> None:

@@ -96,6 +96,7 @@ def await_run_config(
                 connection.drain_events(timeout=patience)
             except TimeoutError:
                 patience = min(2 * patience, ANNOUNCE_LAST)
+            connection.heartbeat_check(rate=4)  # a broker that vanished sends no answer, ever
 
     while not (answers or leaving.is_set()):
         _listen(url, queues, name, on_message, receive, leaving)
@@ -140,33 +141,19 @@ def _listen(
     """Let `receive` use one connection; waits a moment where there is none, or no session."""
     pause = SESSION_PAUSE
     while not leaving.is_set():
+        connection = make_connection(url, connect_timeout=5, heartbeat=HEARTBEAT)
         try:
-            return _hear(url, queues, name, on_message, receive, leaving)
+            connect(connection)
+            with connection, _make_consumer(connection.channel(), queues, name, on_message):
+                return receive(connection)
         except NotFound as error:
             if pause == SESSION_PAUSE:
                 logger.info("waiting for the master to open the session: %s", error)
             leaving.wait(pause)
             pause = min(2 * pause, BROKER_PAUSE)
-
-
-def _hear(
-    url: str,
-    queues: Queues,
-    name: str,
-    on_message: Callable[[Any], None],
-    receive: Callable[[Connection], None],
-    leaving: threading.Event,
-) -> None:
-    connection = make_connection(url, connect_timeout=5, heartbeat=HEARTBEAT)
-    try:
-        connect(connection)
-        with connection, _make_consumer(connection.channel(), queues, name, on_message):
-            receive(connection)
-    except NotFound:
-        raise
-    except (*connection.connection_errors, *connection.channel_errors) as error:
-        logger.warning("no connection with the broker, trying again: %s", explain(error))
-        leaving.wait(BROKER_PAUSE)
+        except (*connection.connection_errors, *connection.channel_errors) as error:
+            logger.warning("no connection with the broker, trying again: %s", explain(error))
+            leaving.wait(BROKER_PAUSE)
 
 
 class ControlStep(ConsumerStep):  # type: ignore[misc]  # celery has no types

@@ -8,6 +8,7 @@ against the system's authorities and the host in the URL.
 
 from __future__ import annotations
 
+import os
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ import amqp
 from amqp.exceptions import AccessRefused, NotAllowed
 from kombu import Connection
 
-from pestfleet_worker.errors import ChannelError
+from pestfleet_worker.errors import ChannelError, ConfigurationError
 
 # The name in the certificate of a session's own broker, wherever that broker is.
 BROKER_NAME = "pestfleet-broker"
@@ -30,9 +31,13 @@ EXPECTED: tuple[type[BaseException], ...] = (
     ChannelError,
 )
 
-_FILES = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
+# Variable with the path of a file that holds the broker's URL.
+URL_FILE = "PESTFLEET_BROKER_FILE"
+
+# Parameters of the URL that name files -> options of ssl.
+FILES = {"cacertfile": "ca_certs", "certfile": "certfile", "keyfile": "keyfile"}
 _VERIFY = {"verify_peer": ssl.CERT_REQUIRED, "verify_none": ssl.CERT_NONE}
-_PARAMETERS = (*_FILES, "verify", "server_name_indication")
+_PARAMETERS = (*FILES, "verify", "server_name_indication")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,22 @@ class Endpoint:
 
     url: str = field(repr=False)  # with the password
     tls: dict[str, Any] | None
+
+
+def read_url_file() -> str:
+    """The broker's URL in the file that PESTFLEET_BROKER_FILE names; "" where it names none.
+
+    Raises `ConfigurationError` when the file cannot be read.
+    """
+    path = os.environ.get(URL_FILE, "")
+    if not path:
+        return ""
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigurationError(f"{URL_FILE}: {error}") from error
+    except UnicodeDecodeError:  # not chained: its message has a part of the content
+        raise ConfigurationError(f"{URL_FILE}: {path} is no text") from None
 
 
 def read_endpoint(url: str) -> Endpoint:
@@ -114,7 +135,7 @@ def _read_tls(query: dict[str, str]) -> dict[str, Any]:
         "cert_reqs": _VERIFY[verify],
         "tls_minimum_version": ssl.TLSVersion.TLSv1_2,
     }
-    for parameter, option in _FILES.items():
+    for parameter, option in FILES.items():
         if parameter not in query:
             continue
         if not Path(query[parameter]).is_file():

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
+from pestfleet.cli.commands import show_error
 from pestfleet.cli.elsewhere import find_session, on_option
 from pestfleet.cli.options import session_argument, sessions_option
-from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.errors import ConfigurationError, PestfleetError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
@@ -43,6 +44,7 @@ def command(
     pairs = _find_all(sessions, on) if everything else [find_session(session, sessions, on)]
     if not pairs:
         click.echo("there is nothing to remove")
+    failure: PestfleetError | None = None
     for local, remote in pairs:
         if remote is None:
             assert local is not None
@@ -53,14 +55,28 @@ def command(
             for part in remote.info.parts:
                 click.echo(f"{name}: would remove {part}")
             continue
-        if local is not None and local.folder.running:
-            click.echo(f"session {name} is followed by a process here, which is asked to end it")
-            local.stop(timeout=90.0)
-        removed = remote.down(discard_results=discard_results)
+        try:
+            removed = _remove(local, remote, discard_results=discard_results)
+        except PestfleetError as error:
+            if not everything:
+                raise
+            show_error(error)  # the others are paid for, too
+            failure = error
+            continue
         for part in removed:
             click.echo(f"{name}: removed {part}")
         if not removed:
             click.echo(f"{name}: there was nothing to remove")
+    if failure is not None:
+        click.get_current_context().exit(failure.exit_code)
+
+
+def _remove(local: Session | None, remote: RemoteSession, *, discard_results: bool) -> list[str]:
+    if local is not None and local.folder.running:
+        name = local.name
+        click.echo(f"session {name} is followed by a process here, which is asked to end it")
+        local.stop(timeout=90.0)
+    return remote.down(discard_results=discard_results)
 
 
 def _find_all(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pestfleet_worker.errors import SessionError
+from pestfleet.cli.commands import say
+from pestfleet_worker.errors import SessionError, TargetError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
@@ -25,11 +26,12 @@ fetch_option = click.option(
 
 
 def find_session(
-    name: str | None, sessions: Path | None, on: str | None
+    name: str | None, sessions: Path | None, on: str | None, *, needed: bool = True
 ) -> tuple[Session | None, RemoteSession | None]:
     """A session's folder here, and the session on its target, where it has something there.
 
-    Not both are None. Raises `SessionError` when there is neither.
+    Not both are None. Not `needed`: a target that does not answer is told, and counts as empty
+    when there is a folder here. Raises `SessionError` when there is neither, and `TargetError`.
     """
     from pestfleet import targets
     from pestfleet.config import read_settings
@@ -55,6 +57,11 @@ def find_session(
     except SessionError:
         if local is None:
             raise
+        return local, None
+    except TargetError as error:
+        if local is None or needed:
+            raise
+        say(f"{target} cannot be asked: {error.message}")
         return local, None
     if local is not None and local.name != remote.info.name:
         local = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from pestfleet_worker.errors import ConfigurationError, Interrupted, PestfleetEr
 if TYPE_CHECKING:
     from pestfleet.session import Session
 
-BROKER_FILE = "PESTFLEET_BROKER_FILE"
 BROKER_PATIENCE = 120.0  # seconds for a broker that starts together with us
 RELAY_PORT = 4004
 ENDED = "ended"  # file in the session's folder: which launch has ended, and with which exit code
@@ -56,12 +54,15 @@ def command(
     from pestfleet.session import Session
     from pestfleet.targets.base import Site
     from pestfleet.targets.joining import JoiningTarget
+    from pestfleet_worker.endpoint import URL_FILE, read_url_file
 
-    settings = read_settings(case, given={**given, "broker": given["broker"] or _read_broker()})
+    settings = read_settings(
+        case, given={**given, "broker": given["broker"] or read_url_file() or None}
+    )
     if not settings.broker_url:
         raise ConfigurationError(
             "the broker's URL is not given",
-            remedy=f"Set {BROKER_FILE} to a file that holds it, or PESTFLEET_BROKER.",
+            remedy=f"Set {URL_FILE} to a file that holds it, or PESTFLEET_BROKER.",
         )
     folder = SessionFolder(settings.sessions / name)
     if (folder.path / "session.json").exists():
@@ -92,16 +93,6 @@ def command(
         _note_end(session, launch, error.exit_code)
         raise
     _note_end(session, launch, 0)
-
-
-def _read_broker() -> str | None:
-    path = os.environ.get(BROKER_FILE, "")
-    if not path:
-        return None
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigurationError(f"{BROKER_FILE}: {error}") from error
 
 
 def _leave_if_ended(session: Session, launch: str) -> None:

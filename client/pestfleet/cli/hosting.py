@@ -52,7 +52,7 @@ def create_from_settings(
             own_broker=not settings.broker_url,
             scratch=settings.scratch,
             mode=settings.mode,
-            arguments=_split(settings.engine_args),
+            arguments=split_words(settings.engine_args),
             cache=settings.cache,
             place=place,
             on_problem=print_problem,
@@ -61,7 +61,8 @@ def create_from_settings(
         raise refuse_case(error.problems) from None
 
 
-def _split(words: str) -> list[str]:
+def split_words(words: str) -> list[str]:
+    """The engine's arguments of a setting. Raises `ConfigurationError`."""
     try:
         return shlex.split(words)
     except ValueError as error:

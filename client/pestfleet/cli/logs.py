@@ -38,7 +38,7 @@ def command(
 
     Without SESSION: of the newest session. Workers have names such as local-1 or worker-1.
     """
-    local, remote = find_session(session, sessions, on)
+    local, remote = find_session(session, sessions, on, needed=False)
     here = local is not None and local.spec.place.master == "here"
     if remote is not None and (worker is not None or not here):
         for line in remote.follow_log(worker, lines=max(0, lines), follow=follow):

@@ -94,6 +94,7 @@ def print_plan(
 
 
 def _make_spec(case: Case, settings: Settings, session: str, place: Placement) -> SessionSpec:
+    from pestfleet.cli.hosting import split_words
     from pestfleet.engines import choose_mode
     from pestfleet.folder import SessionSpec
 
@@ -110,6 +111,7 @@ def _make_spec(case: Case, settings: Settings, session: str, place: Placement) -
         deliveries=settings.deliveries,
         options=settings.engine_options,
         mode=choose_mode(settings.engine, settings.mode),
+        arguments=split_words(settings.engine_args),
         cache=settings.cache,
         place=place,
     )

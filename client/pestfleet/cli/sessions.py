@@ -78,7 +78,7 @@ def _ask_targets(found: list[tuple[Session, dict[str, Any]]]) -> None:
     orphans = [
         (session.name, session.spec.target, status)
         for session, status in found
-        if status["state"] == "died" and session.spec.place.master == "there"
+        if status.get("state") == "died" and session.spec.place.master == "there"
     ]
     for target in {target for _, target, _ in orphans}:
         try:

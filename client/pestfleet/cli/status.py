@@ -12,6 +12,7 @@ import click
 
 from pestfleet.cli.elsewhere import find_session, on_option
 from pestfleet.cli.options import json_option, session_argument, sessions_option
+from pestfleet_worker.errors import SessionError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -35,7 +36,7 @@ def command(
     from pestfleet.cli.tables import make_console
     from pestfleet.progress import dump_json
 
-    local, remote = find_session(session, sessions, on)
+    local, remote = find_session(session, sessions, on, needed=False)
     look = partial(_look, local, remote)
     if as_json:
         for status in _follow(look) if watch else [look()]:
@@ -49,17 +50,24 @@ def command(
 
 def _look(local: Session | None, remote: RemoteSession | None) -> dict[str, Any]:
     """The session's state; that of a master there where it is not followed here."""
+    from pestfleet import targets
+
     if local is not None and (remote is None or local.folder.running or not remote.info.parts):
         return local.status()
     assert remote is not None
+    try:
+        remote = targets.open_remote_session(remote.info.target, remote.info.name)
+    except SessionError:  # somebody has removed it meanwhile
+        if local is None:
+            raise
+        return local.status()
+    info = remote.info
     if local is not None and local.spec.place.master == "here":  # it died, its workers are left
-        return {**local.status(), "containers": list(remote.info.parts)}
-    return {
-        "session": remote.info.name,
-        "state": "running" if remote.info.state == "running" else "died",
-        **remote.read_state(),
-        "containers": list(remote.info.parts),
-    }
+        return {**local.status(), "containers": list(info.parts)}
+    state = remote.read_state()
+    if info.state != "running" and state.get("state", "running") == "running":
+        state["state"] = "died"  # before it could write how it ended
+    return {"session": info.name, "state": "running", **state, "containers": list(info.parts)}
 
 
 def _follow(look: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
