@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import docker
 import pytest
 
 from compose_shell import Shell, read_results, read_runs
+from pestfleet.images.base import name_image
 
 pytestmark = pytest.mark.docker
 
@@ -36,6 +40,21 @@ def clone(
     monkeypatch.setenv("BROKER_IMAGE", broker_image)
     yield folder
     shell.remove(SESSION)
+
+
+def test_images_by_hand(
+    clone: Path, root: Path, docker_engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # the builder that the fixtures have used before
+    done = subprocess.run(
+        ["sh", "-c", f"set -e; {read_words(root)[0]}"],
+        cwd=clone, capture_output=True, text=True, timeout=400, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for role in ("worker", "master", "tunnel"):
+        image = docker_engine.images.get(name_image(role))
+        assert "pestfleet.context" not in image.labels  # built by hand
 
 
 def test_by_hand(shell: Shell, each_compose: str, clone: Path, root: Path) -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,14 @@ class FakeMaster:
         summary = {"phi": 0.2, "phi_initial": 4.0, "runs": 39, "failed_runs": 1}
         self.tell({"time": 0.0, "event": "end", "state": "finished", "summary": summary})
         return Outcome(self.session.folder, summary, error)
+
+
+@pytest.fixture(autouse=True)
+def _hangup_is_heard() -> Iterator[None]:
+    """Under nohup it is ignored, and `pestfleet run` leaves it so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture

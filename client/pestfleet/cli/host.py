@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pestfleet.cli.options import fleet_options
-from pestfleet_worker.errors import ConfigurationError, Interrupted, PestfleetError
+from pestfleet_worker.errors import ConfigurationError, Interrupted, PestfleetError, SessionError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
@@ -87,8 +87,8 @@ def command(
             ),
             as_json=True,
         )
-    except Interrupted:
-        raise  # it goes on when it is started again
+    except (Interrupted, SessionError):
+        raise  # it goes on when it is started again, or another master has it
     except PestfleetError as error:
         _note_end(session, launch, error.exit_code)
         raise
