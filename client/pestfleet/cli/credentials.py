@@ -40,6 +40,11 @@ from pestfleet.credentials import PARTS, Choices, write_credentials
     metavar="PATH",
     help='Where each container sees its own part; "": where it is written.',
 )
+@click.option(
+    "--into-secret",
+    metavar="NAME",
+    help="In a pod: put them into this Secret, which is there and empty.",
+)
 def command(
     folder: Path,
     session: str,
@@ -47,12 +52,14 @@ def command(
     broker_port: int,
     parts: tuple[str, ...],
     mount: str,
+    into_secret: str | None,
 ) -> None:
     """Make the secrets of a session, each part in a folder below FOLDER.
 
     broker: configuration, users and certificate of a RabbitMQ; master, worker: a URL for it with
     a password, and the authority that has signed its certificate; tunnel, home: the keys of the
-    tunnel's two ends. What is there already is kept. No secret is printed.
+    tunnel's two ends. What is there already is kept. No secret is printed. The Secret of
+    --into-secret has a key PART.FILE for each file.
     """
     choices = Choices(session, broker_host, broker_port, mount)
     written = write_credentials(folder, choices, parts=parts or PARTS)
@@ -61,3 +68,8 @@ def command(
         click.echo(f"made in {folder}: {', '.join(written)}")
     if kept:
         click.echo(f"kept in {folder}: {', '.join(kept)}")
+    if into_secret:
+        from pestfleet.credentials.cluster import ClusterApi, fill_secret
+
+        filled = fill_secret(ClusterApi.find(), into_secret, folder, parts=parts or PARTS)
+        click.echo(f"{'put into' if filled else 'kept in'} Secret {into_secret}")
