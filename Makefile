@@ -1,5 +1,5 @@
 # Each command does its own set-up: scripts/setup.
-.PHONY: help demo test lint unit integration containers bench format constraints clean
+.PHONY: help demo test lint unit integration containers bench format manifests constraints clean
 
 help:
 	@echo "make demo         calibrate the example with two workers on this machine"
@@ -10,6 +10,7 @@ help:
 	@echo "make containers   tests with a Docker engine of their own"
 	@echo "make bench        figures of speed and memory, as JSON"
 	@echo "make format       let ruff put the code into shape"
+	@echo "make manifests    write k8s/ anew from the chart"
 	@echo "make constraints  write constraints.txt anew"
 	@echo "make clean        remove .venv and caches"
 
@@ -37,6 +38,10 @@ format:
 	@scripts/setup dev
 	@.venv/bin/ruff check --fix .
 	@.venv/bin/ruff format .
+
+manifests:
+	@scripts/setup dev
+	@.venv/bin/python scripts/manifests
 
 constraints:
 	@scripts/constraints

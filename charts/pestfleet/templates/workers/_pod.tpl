@@ -1,0 +1,92 @@
+{{- /* What cannot be changed in the workers' Job. */ -}}
+{{- define "pestfleet.workers.fixed" -}}
+{{- $scope := dict "root" . "role" "worker" "component" "workers" -}}
+podFailurePolicy:
+  rules:
+    # Machines that are taken away are nobody's fault, and a worker that was sent away has given
+    # its runs back.
+    - action: Ignore
+      onPodConditions: [{type: DisruptionTarget}]
+    - action: Ignore
+      onExitCodes: {containerName: worker, operator: In, values: [12]}
+    # Refused: the next one would be, too.
+    - action: FailJob
+      onExitCodes: {containerName: worker, operator: In, values: [10]}
+template:
+  metadata:
+    labels:
+      {{- include "pestfleet.podLabels" $scope | nindent 6 }}
+    {{- with .Values.workers.annotations }}
+    annotations:
+      {{- toYaml . | nindent 6 }}
+    {{- end }}
+  spec:
+    restartPolicy: Never
+    automountServiceAccountToken: false
+    enableServiceLinks: false
+    terminationGracePeriodSeconds: {{ int .Values.workers.terminationGracePeriodSeconds }}
+    {{- include "pestfleet.podSecurity" . | nindent 4 }}
+    {{- with include "pestfleet.scheduling" $scope | trim }}{{ nindent 4 . }}{{ end }}
+    containers:
+      - name: worker
+        image: {{ include "pestfleet.image" (dict "root" . "image" .Values.case.image) }}
+        imagePullPolicy: {{ .Values.image.pullPolicy }}
+        args: [--session, {{ include "pestfleet.session" . | quote }}, --slots, {{ int .Values.workers.slots | quote }}]
+        {{- include "pestfleet.containerSecurity" . | nindent 8 }}
+        env:
+          - {name: PESTFLEET_BROKER_FILE, value: /secrets/broker-url}
+          {{- with .Values.workers.env }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+        # Does the broker hear it? No liveness: where the broker is away for a while, workers that
+        # are in the middle of a run must not be killed for it.
+        readinessProbe:
+          exec:
+            command: [sh, -c, "test -n \"$(find /scratch/alive -newermt '-30 seconds')\""]
+          periodSeconds: 15
+          timeoutSeconds: 5
+          failureThreshold: 2
+        resources:
+          {{- toYaml .Values.workers.resources | nindent 10 }}
+        volumeMounts:
+          - {name: secrets, mountPath: /secrets, readOnly: true}
+          - {name: scratch, mountPath: /scratch}
+          - {name: tmp, mountPath: /tmp}
+          {{- with .Values.workers.volumeMounts }}
+          {{- toYaml . | nindent 10 }}
+          {{- end }}
+    volumes:
+      {{- include "pestfleet.secrets" (dict "root" . "part" "worker") | nindent 6 }}
+      - name: scratch
+        emptyDir: {sizeLimit: {{ .Values.workers.scratch.size }}}
+      - name: tmp
+        emptyDir: {sizeLimit: {{ .Values.workers.tmp.size }}}
+      {{- with .Values.workers.volumes }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+{{- end -}}
+
+{{- /*
+How many workers: those that there are, where someone has scaled the fleet since and `workers.count`
+is what it was; else `workers.count`.
+*/ -}}
+{{- define "pestfleet.workers.parallelism" -}}
+{{- $wanted := int .Values.workers.count -}}
+{{- $own := include "pestfleet.selector" (dict "root" . "role" "worker") | fromYaml -}}
+{{- $live := list -}}
+{{- if .Release.IsUpgrade -}}
+{{- range (lookup "batch/v1" "Job" .Release.Namespace "").items | default list -}}
+{{- $job := . -}}
+{{- $ours := not .metadata.deletionTimestamp -}}
+{{- range $label, $value := $own -}}
+{{- if ne $value (dig "metadata" "labels" $label "" $job) }}{{ $ours = false }}{{ end -}}
+{{- end -}}
+{{- if and $ours (eq (dig "metadata" "annotations" "pestfleet.workers" "" $job) ($wanted | toString)) -}}
+{{- $live = append $live (int .spec.parallelism) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $number := $wanted -}}
+{{- if $live }}{{ $number = first $live }}{{ range $live }}{{ $number = max $number . }}{{ end }}{{ end -}}
+{{- $number -}}
+{{- end -}}
