@@ -129,7 +129,7 @@ def test_all_objects_are_labelled(words: tuple[str, ...]) -> None:
         assert labels["pestfleet.session"] == session, name
         assert labels["app.kubernetes.io/instance"] == "fleet", name
         assert labels["pestfleet.role"] in (
-            "broker", "credentials", "master", "prepull", "test", "tunnel", "worker"
+            "broker", "credentials", "master", "prepull", "session", "test", "tunnel", "worker"
         )  # fmt: skip
         if str(EVERYTHING) in words:
             assert labels["team"] == "groundwater", name

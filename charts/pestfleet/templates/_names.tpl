@@ -50,3 +50,25 @@ refused. Takes a dict: root, name, fixed (YAML).
 {{- define "pestfleet.jobName" -}}
 {{ .name }}{{ if .root.Values.jobs.hashedNames }}-{{ sha256sum .fixed | trunc 8 }}{{ end }}
 {{- end -}}
+
+{{- /*
+Owner of a Job, on upgrades. Helm knows nothing of a Job whose name came with an upgrade that
+failed; with its owner it goes when the release is uninstalled.
+*/ -}}
+{{- define "pestfleet.owner" -}}
+{{- if .Release.IsUpgrade }}
+{{- with lookup "v1" "ConfigMap" .Release.Namespace (include "pestfleet.names.session" .) }}
+  ownerReferences:
+    - {apiVersion: v1, kind: ConfigMap, name: {{ .metadata.name }}, uid: {{ .metadata.uid }}}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{- /*
+Size of a claim: of the one that is there, for a volume cannot become smaller, nor everywhere
+larger. Takes a dict: root, name, size.
+*/ -}}
+{{- define "pestfleet.claimSize" -}}
+{{- $there := lookup "v1" "PersistentVolumeClaim" .root.Release.Namespace .name | default dict -}}
+{{ dig "spec" "resources" "requests" "storage" .size $there }}
+{{- end -}}
