@@ -1,11 +1,12 @@
 # Each command does its own set-up: scripts/setup.
-.PHONY: help demo test lint unit integration containers bench format manifests constraints clean
+.PHONY: help demo test lint unit charts integration containers bench format manifests constraints clean
 
 help:
 	@echo "make demo         calibrate the example with two workers on this machine"
-	@echo "make test         all of the next four"
+	@echo "make test         all of the next five"
 	@echo "make lint         ruff and mypy"
 	@echo "make unit         tests that need no server (a minute)"
+	@echo "make charts       tests of the Helm chart and the manifests, without a cluster"
 	@echo "make integration  tests with a RabbitMQ of their own"
 	@echo "make containers   tests with a Docker engine of their own"
 	@echo "make bench        figures of speed and memory, as JSON"
@@ -20,9 +21,9 @@ demo:
 
 test:
 	@scripts/setup dev system
-	@scripts/check lint unit integration containers
+	@scripts/check lint unit charts integration containers
 
-lint unit:
+lint unit charts:
 	@scripts/setup dev
 	@scripts/check $@
 
