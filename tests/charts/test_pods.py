@@ -129,7 +129,7 @@ def test_each_pod_gets_its_own_secrets_only(words: tuple[str, ...]) -> None:
 def test_no_secret_is_in_a_manifest(words: tuple[str, ...]) -> None:
     for item in render(*words):
         if item["kind"] in ("Secret", "ConfigMap"):
-            assert set(item.get("data", {})) <= {"workers"}, name_of(item)
+            assert set(item.get("data", {})) <= {"workers", "launch"}, name_of(item)
     for name, pod in find_pods(render(*words)).items():
         for container in list_containers(pod):
             for variable in container.get("env", ()):
@@ -208,6 +208,24 @@ def test_workers_are_a_queue_whose_losses_are_replaced() -> None:
     assert names == {"worker"}
     assert all(rule.get("onExitCodes", {}).get("containerName", "worker") == "worker"
                for rule in spec["podFailurePolicy"]["rules"])  # fmt: skip
+
+
+def test_a_launch_is_an_installation_unless_it_has_a_name() -> None:
+    objects = render()
+    master = find(objects, "Job", "master")["spec"]["template"]["spec"]["containers"][0]
+    assert master["args"][master["args"].index("--launch") + 1] == "$(LAUNCH)"
+    [source] = [item["valueFrom"]["configMapKeyRef"] for item in master["env"]
+                if item["name"] == "LAUNCH"]  # fmt: skip
+    session = find(objects, "ConfigMap")
+    assert source == {"name": session["metadata"]["name"], "key": "launch"}
+    # Any two differ, but no pod does: an upgrade is no launch.
+    other = render("--set", "nameOverride=")
+    assert find(other, "ConfigMap")["data"]["launch"] != session["data"]["launch"]
+    assert find(other, "Job", "master") == find(objects, "Job", "master")
+    named = render("--set", "session.launch=second")
+    words = find(named, "Job", "master")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert words[words.index("--launch") + 1] == "second"
+    assert "launch" not in find(named, "ConfigMap")["data"]
 
 
 FIXED = ("template", "podFailurePolicy", "selector", "completions", "completionMode")

@@ -45,6 +45,10 @@ template:
           # Not in the arguments: another number is no reason for another pod.
           - name: PESTFLEET_WORKERS
             valueFrom: {configMapKeyRef: {name: {{ include "pestfleet.names.session" . }}, key: workers}}
+          {{- if not .Values.session.launch }}
+          - name: LAUNCH
+            valueFrom: {configMapKeyRef: {name: {{ include "pestfleet.names.session" . }}, key: launch}}
+          {{- end }}
           {{- with .Values.master.env }}
           {{- toYaml . | nindent 10 }}
           {{- end }}
@@ -88,7 +92,7 @@ template:
 {{- define "pestfleet.master.words" -}}
 {{- $engine := .Values.engine -}}
 {{- $words := list "host" (.Values.case.file | empty | ternary "/input/case" (printf "/input/case/%s" .Values.case.file)) -}}
-{{- $words = concat $words (list "--session" (include "pestfleet.session" .) "--launch" .Values.session.launch) -}}
+{{- $words = concat $words (list "--session" (include "pestfleet.session" .) "--launch" (.Values.session.launch | default "$(LAUNCH)")) -}}
 {{- $words = concat $words (list "--engine" $engine.name "--mode" $engine.mode) -}}
 {{- $words = concat $words (list "--slots" (int .Values.workers.slots | toString) "--threads" (int $engine.threads | toString)) -}}
 {{- $words = concat $words (list "--deliveries" (int $engine.deliveries | toString)) -}}
