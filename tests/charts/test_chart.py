@@ -136,6 +136,13 @@ def test_all_objects_are_labelled(words: tuple[str, ...]) -> None:
 
 
 @every_variant
+def test_metadata_has_nothing_unknown(words: tuple[str, ...]) -> None:
+    objects = render(*words)
+    for item in [*objects, *find_pods(objects).values()]:
+        assert set(item["metadata"]) <= {"name", "labels", "annotations"}, item["metadata"]
+
+
+@every_variant
 def test_selectors_select_the_pods_of_one_role(words: tuple[str, ...]) -> None:
     objects = render(*words)
     pods = find_pods(objects)
