@@ -1,5 +1,5 @@
 # Each command does its own set-up: scripts/setup.
-.PHONY: help demo test lint unit charts integration containers bench format manifests constraints clean
+.PHONY: help demo test lint unit charts integration containers cluster bench format manifests constraints clean
 
 help:
 	@echo "make demo         calibrate the example with two workers on this machine"
@@ -9,6 +9,7 @@ help:
 	@echo "make charts       tests of the Helm chart and the manifests, without a cluster"
 	@echo "make integration  tests with a RabbitMQ of their own"
 	@echo "make containers   tests with a Docker engine of their own"
+	@echo "make cluster      tests with a Kubernetes of their own"
 	@echo "make bench        figures of speed and memory, as JSON"
 	@echo "make format       let ruff put the code into shape"
 	@echo "make manifests    write k8s/ anew from the chart"
@@ -21,13 +22,13 @@ demo:
 
 test:
 	@scripts/setup dev system
-	@scripts/check lint unit charts integration containers
+	@scripts/check lint unit charts integration containers cluster
 
 lint unit charts:
 	@scripts/setup dev
 	@scripts/check $@
 
-integration containers:
+integration containers cluster:
 	@scripts/setup dev system
 	@scripts/check $@
 

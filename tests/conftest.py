@@ -13,6 +13,7 @@ from hypothesis import settings
 
 import compose_program
 import docker_engine
+import kubernetes_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -72,6 +73,7 @@ def _find_reasons_against() -> dict[str, str]:
         "pestpp": "" if shutil.which("pestpp-ies") else "PEST++ is not on PATH",
         "docker": docker_engine.find_reason_against(),
         "compose_v2": compose_program.find_reason_against(),
+        "kubernetes": kubernetes_cluster.find_reason_against(),
     }
 
 

@@ -48,7 +48,7 @@ class DockerEngine:
         self.folder = Path(tempfile.mkdtemp(prefix="pestfleet-docker-"))
         self.url = f"unix://{self.folder}/docker.sock"
         self._name = f"pft{os.getpid()}"  # of its bridge and its control group
-        self._network = _find_free_network()
+        self._network = find_free_network()
         self._process: subprocess.Popen[bytes] | None = None
         self._undo: list[list[str]] = []
 
@@ -139,7 +139,7 @@ class DockerEngine:
         return (self.folder / "log").read_text(errors="replace")[-4000:]
 
 
-def _find_free_network() -> ipaddress.IPv4Network:
+def find_free_network() -> ipaddress.IPv4Network:
     """A /16 that no route of this machine overlaps."""
     words = _run(["ip", "-4", "route", "show", "table", "all"]).split()
     taken = []

@@ -17,10 +17,14 @@ START = 30.0  # seconds
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """`address`: HOST:PORT, which goes before the names of images; `folder`: has its blobs."""
+    """`address`: HOST:PORT, which goes before the names of images; `folder`: has its blobs.
+
+    `command`: what serves it; any number of processes may do so at the same time.
+    """
 
     address: str
     folder: Path
+    command: tuple[str, ...]
 
 
 @contextmanager
@@ -33,8 +37,9 @@ def run_registry(folder: Path) -> Iterator[Registry]:
         f"storage: {{filesystem: {{rootdirectory: {folder / 'registry'}}}}}\n"
         f"http: {{addr: {address}}}\n"
     )
+    command = ("docker-registry", "serve", str(settings))
     process = subprocess.Popen(
-        ["docker-registry", "serve", str(settings)],
+        ["setpriv", "--pdeathsig", "TERM", *command],  # it ends when the tests are killed
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -43,7 +48,7 @@ def run_registry(folder: Path) -> Iterator[Registry]:
         while not _answers(f"http://{address}/v2/"):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        yield Registry(address, folder / "registry")
+        yield Registry(address, folder / "registry", command)
     finally:
         process.terminate()
         process.wait()
