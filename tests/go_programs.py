@@ -1,7 +1,7 @@
 """Programs for the tests that Debian has not, built once for a machine from their Go modules.
 
-What Go downloads and compiles is kept until `forget_builds`, so that a build that was interrupted
-goes on where it was.
+What Go downloads and compiles, some gigabytes, is kept until the program is there: a build that was
+interrupted goes on where it was.
 """
 
 from __future__ import annotations
@@ -83,13 +83,8 @@ def ensure_programs(folder_name: str, build: Callable[[Go, Path], None]) -> Path
                 made.mkdir()
                 build(Go(Path(scratch)), made)
                 made.rename(folder)
+            shutil.rmtree(_BUILDS)
     return folder
-
-
-def forget_builds() -> None:
-    """Remove what Go keeps for the next build, some gigabytes; the programs stay."""
-    with _lock():
-        shutil.rmtree(_BUILDS, ignore_errors=True)
 
 
 @contextmanager

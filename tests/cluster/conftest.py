@@ -19,25 +19,26 @@ REGISTRY_VARIABLE = "PESTFLEET_TEST_REGISTRY"  # HOST:PORT that this machine and
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """A cluster for all tests, ours or that of PESTFLEET_TEST_KUBECONFIG."""
     given = os.environ.get(VARIABLE)
     if given:
         kubectl = shutil.which("kubectl")
         assert kubectl, f"{VARIABLE} is set, so kubectl must be on PATH"
         address = os.environ.get(REGISTRY_VARIABLE, "")
+        assert address, f"with {VARIABLE}, {REGISTRY_VARIABLE}=HOST:PORT must name its registry"
         yield Cluster(Path(given), address, None, Path(kubectl))
         return
-    with run_registry(tmp_path_factory.mktemp("registry")) as registry:
-        own = KubernetesCluster()
-        try:
-            own.start()
+    own = KubernetesCluster()
+    try:
+        own.start()
+        with run_registry(own.folder) as registry:
             # Once more on the node's loopback: images have the same names there.
             own.start_program("docker-registry", list(registry.command))
             kubectl_program = cluster_programs.ensure_kubernetes() / "kubectl"
             yield Cluster(own.kubeconfig, registry.address, own, kubectl_program)
-        finally:
-            own.stop()
+    finally:
+        own.stop()
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def run_fake_nodes(kubectl: Path, kubeconfig: Path, *, count: int) -> Iterator[l
     proxy = subprocess.Popen(
         [
             *("setpriv", "--pdeathsig", "TERM", str(kubectl), f"--kubeconfig={kubeconfig}"),
-            *("proxy", "--port=0", "--reject-methods=^$"),
+            *("proxy", "--port=0"),
         ],
         stdout=subprocess.PIPE,
         text=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import ssl
 import subprocess
@@ -81,7 +82,10 @@ class KubernetesCluster:
 
     def stop(self) -> None:
         """End it with all that it has, and wait until nothing of it is left."""
-        assert self._keeper is not None and self._keeper.stdin is not None
+        if self._keeper is None:  # it was never started
+            shutil.rmtree(self.folder)
+            return
+        assert self._keeper.stdin is not None
         self._keeper.stdin.close()
         code = self._keeper.wait(2 * node_keeper.PATIENCE)
         self._keeper = None

@@ -62,7 +62,7 @@ def read_machine_state() -> MachineState:
 
 
 def _list_processes() -> list[str]:
-    lines = [" ".join(line.split()) for line in _run("ps", "-e", "-o", "pid=,comm=,args=")]
+    lines = [" ".join(line.split()) for line in _run("ps", "-eww", "-o", "pid=,comm=,args=")]
     return [line for line in lines if _PROGRAMS.match(line)]
 
 
