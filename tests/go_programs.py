@@ -6,7 +6,6 @@ interrupted goes on where it was.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -83,13 +82,15 @@ def ensure_programs(folder_name: str, build: Callable[[Go, Path], None]) -> Path
                 made.mkdir()
                 build(Go(Path(scratch)), made)
                 made.rename(folder)
-            shutil.rmtree(_BUILDS)
+            shutil.rmtree(_BUILDS, ignore_errors=True)
     return folder
 
 
 @contextmanager
 def _lock() -> Iterator[None]:
     """One build at a time on this machine."""
+    import fcntl  # Windows has none, and builds nothing
+
     CACHE.mkdir(parents=True, exist_ok=True)
     with (CACHE / ".go.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # free again when this process ends, however

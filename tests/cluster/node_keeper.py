@@ -60,8 +60,12 @@ def keep_outside(folder: Path, name: str, network: ipaddress.IPv4Network) -> Non
                 *("--mount-proc", "--", sys.executable, __file__, INSIDE, str(folder)),
             ]
         ) as inner:
-            _wait_until_inside(inner, folder)
-            _join_networks(inner.pid, name, network)
+            try:
+                _wait_until_inside(inner, folder)
+                _join_networks(inner.pid, name, network)
+            except BaseException:
+                inner.kill()  # and the kernel its child
+                raise
             print(READY, flush=True)
     finally:
         if Path("/sys/class/net", name).exists():  # a namespace goes a moment after its processes

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import cluster_programs
+import node_keeper
 from base_image import ensure_archive
 from cluster_access import Cluster
 from fake_nodes import SECONDS, SELECTOR, TOLERATION, run_fake_nodes
@@ -300,3 +301,20 @@ def test_a_cluster_leaves_nothing(own: KubernetesCluster, end: str) -> None:
 
     wait_for(lambda: not read_machine_state().find_new(before), f"nothing left of {name}")
     assert not Path(folder).exists()
+
+
+def test_a_node_that_cannot_be_made_leaves_nothing(tmp_path: Path) -> None:
+    before = read_machine_state()
+    folder = tmp_path / "node"
+    folder.mkdir()
+    name = f"pestfleet-{os.getpid()}-too-long"  # for a link
+    command = [sys.executable, node_keeper.__file__, str(folder), name, "10.255.0.0/16"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as keeper:
+        assert keeper.stdout is not None and keeper.stderr is not None
+        assert keeper.stdout.readline() == ""
+        assert name in keeper.stderr.read()
+    assert keeper.returncode != 0
+    assert not folder.exists()
+    wait_for(lambda: not read_machine_state().find_new(before), f"nothing left of {name}")
