@@ -13,7 +13,7 @@ import pytest
 import cluster_programs
 from cluster_access import Cluster
 from image_registry import run_registry
-from kubernetes_cluster import VARIABLE, KubernetesCluster
+from kubernetes_cluster import CACHE_VARIABLE, VARIABLE, KubernetesCluster
 
 REGISTRY_VARIABLE = "PESTFLEET_TEST_REGISTRY"  # HOST:PORT that this machine and that cluster know
 
@@ -30,6 +30,8 @@ def cluster() -> Iterator[Cluster]:
         yield Cluster(Path(given), address, None, Path(kubectl))
         return
     own = KubernetesCluster()
+    before = os.environ.get(CACHE_VARIABLE)
+    os.environ[CACHE_VARIABLE] = str(own.cache)
     try:
         own.start()
         with run_registry(own.folder) as registry:
@@ -38,6 +40,9 @@ def cluster() -> Iterator[Cluster]:
             kubectl_program = cluster_programs.ensure_kubernetes() / "kubectl"
             yield Cluster(own.kubeconfig, registry.address, own, kubectl_program)
     finally:
+        del os.environ[CACHE_VARIABLE]
+        if before is not None:
+            os.environ[CACHE_VARIABLE] = before
         own.stop()
 
 

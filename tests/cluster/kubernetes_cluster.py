@@ -30,6 +30,7 @@ from node_images import make_pause_image, write_archive
 from node_programs import NODE, PAUSE, USERS, NodePrograms
 
 VARIABLE = "PESTFLEET_TEST_KUBECONFIG"  # the kubeconfig of a cluster to use in place of our own
+CACHE_VARIABLE = "KUBECACHEDIR"  # where kubectl, helm and skaffold keep what the API server has
 START = 90.0  # seconds
 
 
@@ -45,13 +46,19 @@ def find_reason_against() -> str:
 
 
 class KubernetesCluster:
-    """Between `start` and `stop`, `kubeconfig` is that of its administrator."""
+    """Between `start` and `stop`, `kubeconfig` is that of its administrator.
+
+    `cache`: a folder for CACHE_VARIABLE, which goes with the cluster.
+    """
 
     def __init__(self) -> None:
+        cluster_programs.ensure_kubernetes()  # minutes the first time: before anything is made
+        cluster_programs.ensure_coredns()
         self.name = f"pfk{os.getpid()}"
         self.folder = Path(tempfile.mkdtemp(prefix="pestfleet-cluster-"))
         self.programs = NodePrograms(self.folder, self.name, find_free_network())
         self.kubeconfig = self.programs.keys / "admin.kubeconfig"
+        self.cache = self.folder / "cache"
         self._commands: dict[str, list[str]] = {}
         self._stopped: set[str] = set()
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -77,7 +84,7 @@ class KubernetesCluster:
         objects = {"apiVersion": "v1", "kind": "List", "items": programs.list_objects()}
         self.kubectl("create", "--filename=-", given=json.dumps(objects))
         account = ("get", "serviceaccount/default", "--namespace=default")
-        self.wait_for(lambda: self._finds(*account), "an account for pods")
+        self.wait_for(lambda: not self._try_kubectl(*account).returncode, "an account for pods")
         self.wait_for(self._has_ready_node, "a node that is ready")
 
     def stop(self) -> None:
@@ -93,8 +100,9 @@ class KubernetesCluster:
 
     def kubectl(self, *words: str, given: str = "") -> str:
         """What kubectl writes, when it succeeds."""
-        kubectl = cluster_programs.ensure_kubernetes() / "kubectl"
-        return _run(str(kubectl), f"--kubeconfig={self.kubeconfig}", *words, given=given)
+        done = self._try_kubectl(*words, given=given)
+        assert done.returncode == 0, f"kubectl {' '.join(words)}: {done.stderr[-4000:]}"
+        return done.stdout
 
     def start_program(self, name: str, command: list[str] | None = None) -> None:
         """Start a program of the node; without a command, one that was started before."""
@@ -158,9 +166,16 @@ class KubernetesCluster:
     def _read_logs(self) -> str:
         return "\n".join(f"== {name}\n{self.read_log(name)}" for name in self._commands)
 
-    def _finds(self, *words: str) -> bool:
-        kubectl = cluster_programs.ensure_kubernetes() / "kubectl"
-        return _succeeds(str(kubectl), f"--kubeconfig={self.kubeconfig}", *words)
+    def _try_kubectl(self, *words: str, given: str = "") -> subprocess.CompletedProcess[str]:
+        kubectl = str(cluster_programs.ensure_kubernetes() / "kubectl")
+        return subprocess.run(
+            [kubectl, f"--kubeconfig={self.kubeconfig}", *words],
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, CACHE_VARIABLE: str(self.cache)},
+        )
 
     def _has_ready_node(self) -> bool:
         path = '{.items[*].status.conditions[?(@.type=="Ready")].status}'
@@ -172,7 +187,6 @@ def _succeeds(*command: str) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
-def _run(*command: str, given: str = "") -> str:
-    done = subprocess.run(command, input=given, capture_output=True, text=True, check=False)
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stderr[-4000:]}"
-    return done.stdout

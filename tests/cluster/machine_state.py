@@ -17,6 +17,7 @@ _CHANGING = re.compile(
     r"|net\.netfilter\.nf_conntrack_count|net\.ipv[46]\.(conf|neigh)\.(?!all\.|default\.)"
 )
 _PLACES = ("/var/lib", "/var/log", "/run", "/var/lib/kubelet", "/var/lib/cni", "/run/netns")
+_OF_USER = (".kube", ".kube/cache/discovery")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,11 @@ def read_machine_state() -> MachineState:
             line for line in _run("sysctl", "--all", "--ignore") if not _CHANGING.match(line)
         ),
         control_groups=frozenset(map(str, [*groups.glob("*"), *groups.glob("*/*")])),
-        places=frozenset(str(path) for place in _PLACES for path in Path(place).glob("*")),
+        places=frozenset(
+            str(path)
+            for place in (*map(Path, _PLACES), *(Path.home() / name for name in _OF_USER))
+            for path in place.glob("*")
+        ),
     )
 
 
