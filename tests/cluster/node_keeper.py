@@ -125,6 +125,7 @@ def keep_inside(folder: Path) -> None:
     `{"start": NAME, "command": [...]}` and `{"signal": NAME, "number": N}`; a program's output
     goes to FOLDER/log/NAME.
     """
+    _let_go_of_others()
     _make_own_places(folder)
     (folder / ENDED).mkdir()
     (folder / "log").mkdir()
@@ -141,6 +142,14 @@ def keep_inside(folder: Path) -> None:
             for line in lines:
                 _obey(json.loads(line), programs, folder)
         _note_ends(programs, folder)
+
+
+def _let_go_of_others() -> None:
+    """Containers that run on this machine must be able to end: the node has no part in them."""
+    for line in reversed(Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()):
+        _, place, kind, *_ = line.split()
+        if place != "/" and kind in ("overlay", "nsfs"):
+            subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def _make_own_places(folder: Path) -> None:
