@@ -12,6 +12,7 @@ import requests
 
 from fake_engine import FakeFleet, make_container
 from pestfleet.folder import SessionFolder, SessionSpec
+from pestfleet.targets import following
 from pestfleet.targets.compose import follower as module
 from pestfleet.targets.compose.follower import ContainerMaster
 from pestfleet_worker.errors import (
@@ -59,7 +60,7 @@ def folder(tmp_path: Path) -> SessionFolder:
 
 @pytest.fixture
 def followed(folder: SessionFolder, monkeypatch: pytest.MonkeyPatch) -> Followed:
-    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    monkeypatch.setattr(following, "INTERVAL", 0.01)
     return Followed(folder, launch=lambda say: say("starting"))
 
 
@@ -90,7 +91,7 @@ def test_ctrl_c_while_it_is_launched(followed: Followed, folder: SessionFolder) 
 
 
 def test_stop_of_another_shell(folder: SessionFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "INTERVAL", 0.01)
+    monkeypatch.setattr(following, "INTERVAL", 0.01)
     followed = Followed(folder, launch=lambda say: folder.request_stop())
     followed.fleet.there = [make_container("master")]
     followed.fleet.files["journal.jsonl"] = '{"time": 1.0, "event": "start"}\n'
@@ -197,7 +198,7 @@ def test_containers_that_somebody_removed(followed: Followed) -> None:
 def test_an_engine_that_does_not_come_back(
     followed: Followed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ENGINE_PATIENCE", 0.05)
+    monkeypatch.setattr(following, "PATIENCE", 0.05)
     followed.fleet.there = [make_container("master")]
     followed.fleet.trouble = requests.exceptions.ConnectionError("refused")
     error = followed.master.host().error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from pestfleet.targets.compose.fleet import RESTARTING, ComposeFleet, Container
+from pestfleet.targets.following import INTERVAL
 from pestfleet_worker.errors import TargetError
 
 OVER, REFUSED, SENT_AWAY = 0, 10, 12  # exit codes of a worker, docs/exit-codes.md
@@ -12,7 +13,6 @@ EARLY = 10.0  # seconds; what ends so soon after each start has never worked
 EARLY_ENDS = 4  # so many in a row and we give up
 WORKER_EARLY_ENDS = 10  # of a worker: runs that kill it must come to their last delivery
 REMOVAL = 15.0  # seconds for the removal of a worker that was sent away
-INTERVAL = 1.0  # seconds between two looks
 KEPT = ("broker", "tunnel", "worker")
 
 
