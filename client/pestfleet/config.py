@@ -12,7 +12,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from pestfleet.settings import (
     TABLES,
     ImageSettings,
     Settings,
+    split_range,
 )
 from pestfleet_worker.errors import ConfigurationError
 
@@ -128,6 +129,7 @@ def read_configuration(
     path = find_settings_file(case)
     if path is not None:
         sources.append(_read_file(path, case))
+    sources = [replace(source, values=split_range(source.values)) for source in sources]
     merged: dict[str, Any] = {table: {} for table in TABLES}
     origins: dict[str, str] = {}
     for source in reversed(sources):

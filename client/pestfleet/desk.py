@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
 from pestfleet_worker.messages import (
     AgentSpec,
     Announce,
+    Drain,
     Farewell,
     Heartbeat,
     Refusal,
@@ -25,7 +26,8 @@ PATIENCE = 6
 class WorkerState:
     """What the desk knows of a worker. `heard`: seconds on the monotonic clock.
 
-    `silence`: seconds without a word from it in which the desk could have heard one.
+    `silence`: seconds without a word from it in which the desk could have heard one. `draining`:
+    it was told to take no new run; `drained`: it has none in hand, either.
     """
 
     name: str
@@ -38,6 +40,13 @@ class WorkerState:
     finished: int = 0
     states: tuple[SlotState, ...] = ()
     lost: bool = False
+    draining: bool = False
+    drained: bool = False
+
+    @property
+    def running(self) -> int:
+        """Runs that it had in hand when it was heard last."""
+        return sum(state.run is not None for state in self.states)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +66,11 @@ class Desk:
     """
 
     config: RunConfig
-    send: Callable[[str, RunConfig | Refusal], object]
+    send: Callable[[str, RunConfig | Refusal | Drain], object]
     events: DeskEvents
     _workers: dict[str, WorkerState] = field(default_factory=dict)
     _departed: set[str] = field(default_factory=set)  # said farewell
+    _drained: frozenset[str] = frozenset()  # those that shall take no run
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def receive(self, message: Announce | Heartbeat | Farewell) -> None:
@@ -95,6 +105,7 @@ class Desk:
             before = self._workers.get(message.worker)
             if before is not None:  # it came back over a new connection
                 worker.finished, worker.states = before.finished, before.states
+                worker.draining, worker.drained = before.draining, before.drained
             self._workers[message.worker] = worker
         if before is None:
             self.events.joined(worker)
@@ -113,6 +124,11 @@ class Desk:
             worker.silence = 0.0
             worker.states = message.slots
             worker.finished = message.finished
+            wanted = message.worker in self._drained
+            worker.draining = wanted
+            worker.drained = wanted and message.drained
+        if message.draining != wanted:  # it has not heard of it, or from a master before us
+            self.send(message.worker, Drain((message.worker,) if wanted else ()))
         if new:
             self.events.joined(worker)
 
@@ -131,6 +147,17 @@ class Desk:
             names = list(self._workers)
         for name in names:
             self.send(name, self.config)
+
+    def drain(self, names: Collection[str]) -> None:
+        """Have these workers take no new run, and all others work on."""
+        with self._lock:
+            before, self._drained = self._drained, frozenset(names)
+            changed = before ^ self._drained
+            for name in changed & self._workers.keys():
+                self._workers[name].draining = name in self._drained
+                self._workers[name].drained = False
+        for name in sorted(changed):
+            self.send(name, Drain((name,) if name in names else ()))
 
     def drop_silent(self, elapsed: float) -> list[WorkerState]:
         """Forget the workers that have been silent too long; returns them.

@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from kombu import Connection
@@ -42,22 +44,39 @@ LEAST_IN_CHANNEL, RUNS_A_SLOT = 500, 4
 BROKER_PATIENCE = 600.0
 
 OnResult = Callable[[Run, Result], None]
+OnEarlier = Callable[[Result], None]
 
 
 class Fleet:
     """A session's workers, seen from the master. All methods may be called from any thread."""
 
     def __init__(
-        self, url: str, config: RunConfig, events: DeskEvents, *, first_run: int = 1
+        self,
+        url: str,
+        config: RunConfig,
+        events: DeskEvents,
+        *,
+        first_run: int = 1,
+        take_over: bool = False,
     ) -> None:
-        """Connect and open the desk. Run ids count up from `first_run`."""
+        """Connect and open the desk. Run ids count up from `first_run`.
+
+        `take_over`: what workers have answered, or will, to an earlier master of the same session
+        and case counts: `adopt` gets it. Its run ids must be below `first_run`.
+        """
+        config = replace(config, master=uuid.uuid4().hex)
         self._queues = Queues(config.session, owner=True)
         self._app = make_app(url, config.session)
         self._lock = threading.Lock()
         self._wanted: dict[int, tuple[Run, OnResult]] = {}
         self._backlog: deque[Run] = deque()
         self._in_channel: set[int] = set()
-        self._next_run = first_run
+        self._first_run = self._next_run = first_run
+        self._take_over = take_over
+        self._earlier: list[Result] = []
+        self._on_earlier: OnEarlier | None = None
+        self._leaving = False
+        self._master = config.master
         self._declared = threading.Event()
         self._failure: Exception | None = None
         self._outbox = Outbox(url, on_connect=self._declare, on_refused=self._give_up)
@@ -104,8 +123,22 @@ class Fleet:
         self._fill_channel()
         return run.id
 
+    def adopt(self, on_earlier: OnEarlier) -> None:
+        """Who gets, from the inbox's thread, the results of runs that an earlier master wanted."""
+        with self._lock:
+            self._on_earlier, earlier = on_earlier, self._earlier
+            self._earlier = []
+        for result in earlier:
+            on_earlier(result)
+
+    def leave(self) -> None:
+        """From now on nothing is cancelled: the next master takes workers and runs over."""
+        self._leaving = True
+
     def cancel(self, runs: Iterable[int]) -> None:
         """These runs are not wanted any more; no result of theirs is reported."""
+        if self._leaving:
+            return
         with self._lock:
             unwanted = tuple(run for run in runs if self._wanted.pop(run, None))
             self._in_channel.difference_update(unwanted)
@@ -122,13 +155,13 @@ class Fleet:
                     self._in_channel.add(run.id)
                     self._outbox.publish(pack_run(self._app, run))
 
-    def stop_worker(self, worker: str, reason: str) -> None:
-        """Send one worker home."""
-        self._send_to_worker(worker, Stop(reason, worker))
-
     def close(self, reason: str) -> None:
-        """The session is over: workers stop, the queues go."""
+        """The session is over: workers stop, the queues go. After `leave`, both stay."""
         self._closing.set()
+        if self._leaving:
+            self._inbox.close()  # first: what it has in hand is kept
+            self._outbox.close()
+            return
         with self._lock:
             self._wanted.clear()
             self._backlog.clear()
@@ -173,13 +206,23 @@ class Fleet:
             if wanted is not None:
                 run, on_result = wanted
                 on_result(run, message)
+            elif self._take_over and message.id < self._first_run:
+                self._take_earlier(message)
         elif isinstance(message, Announce | Heartbeat | Farewell):
             self.desk.receive(message)
         else:
             logger.error("the desk got a %s message", message.kind)
 
+    def _take_earlier(self, result: Result) -> None:
+        with self._lock:
+            on_earlier = self._on_earlier
+            if on_earlier is None:
+                self._earlier.append(result)
+        if on_earlier is not None:
+            on_earlier(result)
+
     def _beat(self) -> None:
-        before, beat = time.monotonic(), self._broadcast(MasterBeat())
+        before, beat = time.monotonic(), self._broadcast(MasterBeat(self._master))
         while not self._closing.wait(self._beat_interval):
             # Neither our own sleep nor the broker's may count as the workers' silence.
             now = time.monotonic()
@@ -189,7 +232,7 @@ class Fleet:
                 if heard:
                     self.desk.drop_silent(elapsed)
                 if beat.wait(0):
-                    beat = self._broadcast(MasterBeat())
+                    beat = self._broadcast(MasterBeat(self._master))
             except Exception as error:
                 self._fail(error)
 
@@ -198,9 +241,10 @@ class Fleet:
         lost = self._declared.is_set() and not self._is_declared(connection)
         channel = connection.channel()
         # `runs` comes last, and with it the exchange `control`, which workers wait for.
-        for queue in (self._queues.results, self._queues.desk, self._queues.runs):
+        results = self._queues.results
+        for queue in (results, self._queues.desk, self._queues.runs):
             queue(channel).declare()
-            if not self._declared.is_set():
+            if not self._declared.is_set() and not (self._take_over and queue is results):
                 # Left by a master that died; the runs are asked for again, under new ids.
                 queue(channel).purge()
         channel.close()

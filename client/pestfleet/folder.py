@@ -47,6 +47,9 @@ class Placement:
     `master`: here, in the launching process, or there, beside the workers. `tunnel`: workers
     reach a master here through one. `memory`: such as 2g, "" for no limit; `cpus`: 0 for no
     limit; `pids`: processes and threads. `image`: of the workers, with the case in it.
+
+    On Kubernetes: `context` of the kubeconfig and `namespace`; files (`values`) and words (`sets`)
+    that change the chart's values; `least`: so many workers will do, where not all can start.
     """
 
     master: str = "here"
@@ -55,6 +58,11 @@ class Placement:
     cpus: float = 0.0
     pids: int = 256
     image: str = ""
+    context: str = ""
+    namespace: str = ""
+    values: tuple[str, ...] = ()
+    sets: tuple[str, ...] = ()
+    least: int = 1
 
     def __post_init__(self) -> None:
         """Raises `ConfigurationError` for what cannot be."""
@@ -70,7 +78,11 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class SessionSpec:
-    """What a session was asked to do. Holds no secret."""
+    """What a session was asked to do. Holds no secret.
+
+    `workers`: how many, or the fewest where there are `most` (0: as many all the time). It is
+    ended when it has wanted no run for `idle_minutes`, and after `max_hours` (0: never).
+    """
 
     session: str
     control_file: str
@@ -90,6 +102,9 @@ class SessionSpec:
     cache: str = "none"  # place of the run cache
     place: Placement = Placement()
     version: str = ""
+    most: int = 0
+    idle_minutes: float = 0.0
+    max_hours: float = 0.0
 
 
 class SessionFolder:
@@ -148,6 +163,7 @@ class SessionFolder:
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             place = _take_known(Placement, values.pop("place", {}))
+            place |= {name: tuple(place[name]) for name in ("values", "sets") if name in place}
             return SessionSpec(**_take_known(SessionSpec, values), place=Placement(**place))
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SessionError(f"{path} is not the spec of a session: {error}") from error

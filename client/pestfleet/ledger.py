@@ -166,18 +166,22 @@ class RunLedger:
         return 8 * len(self._spec.observations)
 
     def _take(self, run: Run, result: Result) -> None:
+        self._account(run, result)
+
+    def _account(self, run: Run, result: Result) -> int:
+        """Keep and answer a result; returns the run that the fleet has for these parameters."""
         result = self._check(result)
         with self._lock:
             name = self._flights.get(run.parameters, _Flight()).name
         kit_lost = ""
         if result.kit:
             kit_lost = self._kits.keep(run.id, result) if self._kits is not None else ""
-            result = replace(result, kit=b"")  # engines may keep results for long
+        result = replace(result, kit=b"", parameters=b"")  # engines may keep results for long
         try:
             self._journal.write_run(run, result, name=name, kit_lost=kit_lost)
         except OSError as error:
             self._broken = error
-            return
+            return run.id
         if result.failure is None and self._store is not None:
             self._store.store(run.parameters, result.observations, result.seconds)
         with self._lock:
@@ -193,6 +197,20 @@ class RunLedger:
                 del self._vectors[number]
         for number, on_result in flight.waiting.items():
             on_result(replace(result, id=number))
+        return flight.run
+
+    def adopt(self, result: Result) -> None:
+        """A result of a run that an earlier master of this session wanted.
+
+        Nobody asked us for it, or somebody did meanwhile, and then no worker need make it again.
+        """
+        run = Run(result.id, result.parameters)
+        if result.failure is not None or len(result.observations) != self._size:
+            return  # whoever wants this run gets an answer of its own
+        with self._lock:
+            if run.parameters in self._finished:
+                return
+        self._fleet.cancel([self._account(run, result)])
 
     def _check(self, result: Result) -> Result:
         if result.failure is not None or len(result.observations) == self._size:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import threading
 import time
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pestfleet.bookkeeping import keep_case, keep_state, log_to
 from pestfleet.case import Case
 from pestfleet.desk import DeskEvents, WorkerState
+from pestfleet.engine_thread import run_engine
 from pestfleet.engines import load_engine
 from pestfleet.engines.base import AgentService, Job
 from pestfleet.fleet import Fleet
@@ -26,11 +26,14 @@ from pestfleet.runner import Batch, FleetRunner
 from pestfleet.snapshot import take_snapshot
 from pestfleet.targets import make_target
 from pestfleet.targets.base import FleetPlan, Site, Target
+from pestfleet.watch import Limits as SessionLimits
+from pestfleet.watch import Requests, Watch
 from pestfleet_worker.errors import (
     ChannelError,
     Interrupted,
     PestfleetError,
     RunsFailedError,
+    SentAway,
     SessionError,
 )
 from pestfleet_worker.messages import CaseSpec, Limits, RunConfig
@@ -42,10 +45,10 @@ logger = logging.getLogger(__name__)
 
 NO_CACHE = "none"
 HEARTBEAT = 2.0  # seconds between the heartbeats of a worker
-MASTER_TIMEOUT = {True: 12.0, False: 120.0}  # own broker: it ends with the master
-BROKER_SILENCE = 5.0  # seconds without the broker after which the user is told
+# Seconds for which workers wait for their master: own broker, which ends with it; one of the
+# user's; and for the next master, which may take a while where a machine is replaced.
+OWN_BROKER, OTHER_BROKER, NEXT_MASTER = 12.0, 120.0, 900.0
 BROKER_PAUSE = 0.5  # seconds between two looks for a broker that starts
-NO_WORKERS = 30.0  # seconds without any worker after which the user is told
 
 
 class Master:
@@ -71,19 +74,18 @@ class Master:
         self._on_event = on_event
         self._state = "running"
         self._began = time.time()
-        self._interrupted = threading.Event()
+        self._requests = Requests(folder, spec, keep_workers=self._site.keep_workers)
         self._fleet: Fleet | None = None
         self._ledger: RunLedger | None = None
         self._runner: FleetRunner | None = None
         self._target: Target | None = None
         self._iteration: dict[str, Any] = {}
         self._agents: FleetAgents | None = None
-        self._broker_away = False
-        self._workers_seen = time.monotonic()
+        self._watch: Watch | None = None
 
     def interrupt(self) -> None:
-        """Ask the session to stop, from any thread."""
-        self._interrupted.set()
+        """Ask the session to stop, or this master where workers are kept. From any thread."""
+        self._requests.interrupted.set()
 
     def host(self) -> Outcome:
         """Run the session. Raises only for what keeps it from starting at all."""
@@ -105,8 +107,12 @@ class Master:
             try:
                 with keep_state(self._folder, self.snapshot):
                     summary = self._calibrate(finished, first_run)
-            except (KeyboardInterrupt, Interrupted):
-                return self._end("stopped", error=self._make_interrupted())
+            except KeyboardInterrupt:
+                return self._end("stopped", error=self._requests.make_interrupted())
+            except Interrupted as error:
+                return self._end("stopped", error=error)
+            except SentAway as error:
+                return self._hand_over(error)
             except PestfleetError as error:
                 return self._end("failed", error=error)
             except OSError as error:
@@ -120,7 +126,7 @@ class Master:
 
     def snapshot(self) -> dict[str, Any]:
         """How far the session is, as plain data; the same that state.json has."""
-        runner, fleet, ledger = self._runner, self._fleet, self._ledger
+        runner, fleet, ledger, watch = self._runner, self._fleet, self._ledger, self._watch
         return take_snapshot(
             self._spec,
             state=self._state,
@@ -129,6 +135,7 @@ class Master:
             batch=runner.batch if runner else Batch("", 0),
             counts=ledger.counts if ledger else Counts(),
             workers=fleet.desk.workers if fleet else [],
+            wanted=watch.workers_wanted if watch else self._spec.workers,
         )
 
     # -- the session's life --------------------------------------------------------------------
@@ -149,7 +156,8 @@ class Master:
         spec, folder = self._spec, self._folder
         keep_case(folder, spec)
         case = Case.read(folder.case / Path(spec.control_file).name)
-        if finished and case.digest != spec.digest:
+        same_case = case.digest == spec.digest
+        if finished and not same_case:
             finished.clear()
             self.warn(f"{folder.case} is not as it was: its runs of before do not count")
         with ExitStack() as stack:
@@ -163,37 +171,54 @@ class Master:
                 limits=Limits(spec.seconds, spec.threads, spec.deliveries),
                 source="" if self._site.case_in_image else str(folder.case.resolve()),
                 heartbeat=HEARTBEAT,
-                master_timeout=MASTER_TIMEOUT[not self._broker_url],
+                master_timeout=self._find_patience(),
             )
             target = self._target = self._launch(stack, url)
             engine = load_engine(spec.engine)  # while the workers start
             events = DeskEvents(self._on_joined, self._on_left, self._on_refused)
-            fleet = self._fleet = Fleet(url, config, events, first_run=first_run)
+            fleet = self._fleet = Fleet(
+                url, config, events, first_run=first_run, take_over=same_case and first_run > 1
+            )
             stack.callback(fleet.close, "the session is over")
+            watch = self._watch = Watch(
+                folder,
+                spec,
+                fleet=fleet,
+                target=target,
+                requests=self._requests,
+                limits=SessionLimits(folder, spec, began=self._site.began or self._began),
+                teller=self,
+            )
             ledger = self._ledger = RunLedger(
                 fleet,
                 case.spec,
                 self._journal,
                 finished=finished,
-                check_stop=lambda: self._check_stop(target, fleet),
+                check_stop=watch.check,
                 store=self._open_cache(stack, case.spec),
                 kits=KitFolder(folder, self.warn),
             )
+            fleet.adopt(ledger.adopt)
             runner = self._runner = FleetRunner(ledger, case.control, on_batch=self._on_batch)
-            self._tell("engine-started", engine=spec.engine)
-            return engine(
-                Job(
-                    case.control,
-                    runner,
-                    self,
-                    folder.results,
-                    spec.options,
-                    engine=spec.engine,
-                    arguments=tuple(spec.arguments),
-                    service=ledger,
-                    agents=self._make_agents(fleet, ledger) if spec.mode == "agent" else None,
-                )
+            job = Job(
+                case.control,
+                runner,
+                self,
+                folder.results,
+                spec.options,
+                engine=spec.engine,
+                arguments=tuple(spec.arguments),
+                service=ledger,
+                agents=self._make_agents(fleet, ledger) if spec.mode == "agent" else None,
             )
+            self._tell("engine-started", engine=spec.engine)
+            return run_engine(engine, job, look=watch.look, end=watch.end)
+
+    def _find_patience(self) -> float:
+        """For how long workers wait for a sign of their master, in seconds."""
+        if not self._broker_url:
+            return OWN_BROKER
+        return NEXT_MASTER if self._site.keep_workers else OTHER_BROKER
 
     def _open_cache(self, stack: ExitStack, case: CaseSpec) -> RunStore | None:
         if self._spec.cache == NO_CACHE:
@@ -237,8 +262,8 @@ class Master:
                 if isinstance(error, SessionError) and error.message != told:
                     told = error.message
                     self.note(f"waiting: {told}")
-            if self._interrupted.wait(BROKER_PAUSE) or self._folder.stop_requested:
-                raise self._make_interrupted()
+            self._requests.interrupted.wait(BROKER_PAUSE)
+            self._requests.check()
 
     def _start_broker(self, stack: ExitStack) -> str:
         from pestfleet.broker import EmbeddedBroker
@@ -267,34 +292,6 @@ class Master:
         target.launch()
         return target
 
-    def _check_stop(self, target: Target, fleet: Fleet) -> None:
-        if self._interrupted.is_set() or self._folder.stop_requested:
-            raise self._make_interrupted()
-        if not self._folder.path.is_dir():
-            raise SessionError(f"the session's folder {self._folder.path} has vanished")
-        workers = self._folder.take_workers_request()
-        if workers is not None:
-            target.scale(workers)
-            self.note(f"{workers} workers are wanted now")
-        target.check()
-        fleet.check()
-        self._watch_broker(fleet)
-        now = time.monotonic()
-        if fleet.slots:
-            self._workers_seen = now
-        elif now - self._workers_seen > NO_WORKERS:
-            self._workers_seen = now
-            self.warn(f"no worker is there for {NO_WORKERS:.0f} s; see their logs (pestfleet logs)")
-
-    def _watch_broker(self, fleet: Fleet) -> None:
-        trouble = fleet.broker_trouble
-        if trouble is None and self._broker_away:
-            self._broker_away = False
-            self.note("the broker is there again")
-        elif trouble is not None and trouble[0] > BROKER_SILENCE and not self._broker_away:
-            self._broker_away = True
-            self.warn(f"the broker does not answer, trying again: {trouble[1]}")
-
     def _make_unwritable(self, error: OSError) -> SessionError:
         return SessionError(
             f"session {self._folder.name} cannot go on: {error}",
@@ -302,17 +299,15 @@ class Master:
             f"{self._folder.name}",
         )
 
-    def _make_interrupted(self) -> Interrupted:
-        name = self._folder.name
-        if self._spec.mode == "agent":
-            return Interrupted(
-                f"session {name} was stopped; its agents' runs are in the engine's files only",
-                remedy=f"Start the engine anew with: pestfleet resume {self._folder.words}",
-            )
-        return Interrupted(
-            f"session {name} was stopped; its finished runs are kept",
-            remedy=f"Go on with: pestfleet resume {self._folder.words}",
-        )
+    def _hand_over(self, error: SentAway) -> Outcome:
+        """End this master; for everybody else the session runs."""
+        self._fleet = None
+        try:
+            self.note(error.message)
+            self._folder.write_state(self.snapshot())
+        except OSError as unwritable:
+            logger.error("the end of this master cannot be written: %s", unwritable)
+        return Outcome(self._folder, {}, error)
 
     def _end(
         self,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from pestfleet.folder import (
     list_sessions,
 )
 from pestfleet.journal import read_journal
+from pestfleet.targets.base import Where
 from pestfleet_worker.errors import CaseError, ConfigurationError, SessionError
 
 if TYPE_CHECKING:
@@ -77,6 +79,11 @@ class Session:
     def path(self) -> Path:
         return self.folder.path
 
+    @property
+    def where(self) -> Where:
+        """Which of several places of its target it is in."""
+        return Where(self.spec.place.context, self.spec.place.namespace)
+
     def status(self) -> dict[str, Any]:
         """How far the session is; `state` is running, finished, stopped, failed or died."""
         running = self.folder.running  # first: a master writes its last state, then it goes
@@ -114,7 +121,7 @@ class Session:
         Raises `SessionError`, and `TargetError` where the target does not answer.
         """
         if not self.folder.running and targets.is_remote(self.spec.target):
-            targets.open_remote_session(self.spec.target, self.name).stop()
+            targets.open_remote_session(self.spec.target, self.name, self.where).stop()
             return True
         self.folder.request_stop()
         deadline = time.monotonic() + timeout
@@ -198,13 +205,18 @@ def create_session(
     arguments: Sequence[str] = (),
     cache: str = "",
     place: Placement | None = None,
+    most: int = 0,
+    idle_minutes: float = 0.0,
+    max_hours: float = 0.0,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> Session:
     """Check the case and make the session's folder; nothing is started yet.
 
     `mode`: queue or agent, "" for what suits the engine. `arguments` go to an engine that is a
     program. `cache`: a folder or s3:// URL for finished runs, "" for the user's own, "none".
-    `place`: how a target of containers places master and workers.
+    `place`: how a target of containers places master and workers. `most`: workers come and go
+    with the runs, from `workers` up to so many; 0: as many all the time. The session ends when it
+    has wanted no run for `idle_minutes` (queue mode), and after `max_hours`; 0: never.
     `on_problem` gets the warnings. Raises `CaseProblems`, `ConfigurationError`, `SessionError`.
     """
     engines.check_name(engine)
@@ -218,8 +230,21 @@ def create_session(
     for name, number in (("workers", workers), ("slots", slots), ("deliveries", deliveries)):
         if number < 1:
             raise ConfigurationError(f"{name} must be at least 1, not {number}")
+    place = place or Placement(master="there" if targets.is_remote(on) else "here")
+    if most:
+        targets.check_elastic(on, there=place.master == "there", workers=workers, most=most)
+        if mode == "agent":
+            raise ConfigurationError(
+                "in agent mode the number of workers stays: nobody knows which agents are idle",
+                remedy="Ask for a number of workers, not for a range.",
+            )
+    _check_limits(idle_minutes=idle_minutes, max_hours=max_hours)
     checked, problems = check_case(
-        Path(case), slots=workers * slots, local=on == "local", engine=engine, options=options
+        Path(case),
+        slots=max(workers, most) * slots,
+        local=on == "local",
+        engine=engine,
+        options=options,
     )
     if checked is None or any(problem.severity == "error" for problem in problems):
         raise CaseProblems(problems)
@@ -248,11 +273,20 @@ def create_session(
             mode=mode,
             arguments=list(arguments),
             cache=cache,
-            place=place or Placement(master="there" if targets.is_remote(on) else "here"),
+            place=place,
             version=version("pestfleet"),
+            most=most,
+            idle_minutes=idle_minutes,
+            max_hours=max_hours,
         )
     )
     return Session(folder)
+
+
+def _check_limits(**limits: float) -> None:
+    for name, limit in limits.items():
+        if not 0 <= limit < math.inf:
+            raise ConfigurationError(f"{name} must be 0 (no limit) or more, not {limit}")
 
 
 def _make_name(case: str, root: Path) -> str:

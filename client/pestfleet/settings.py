@@ -13,7 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     NoDecode,
@@ -22,11 +30,14 @@ from pydantic_settings import (
 )
 
 from pestfleet.folder import MEMORY
+from pestfleet.targets import is_remote
 
 PREFIX = "PESTFLEET_"
 OPTIONS = "engine_options"
 IMAGE = "image"
 TABLES = (OPTIONS, IMAGE)  # merged entry by entry
+# Where a session ends by itself, unless the user says otherwise: machines that others pay for.
+IDLE_MINUTES, MAX_HOURS = 20.0, 72.0
 
 # Debian's rules for names and versions of packages: anything else is no package, and could be
 # something else to the shell that installs it.
@@ -38,7 +49,8 @@ _REQUIREMENTS = 'a list of what pip installs, such as ["flopy>=3.9"]'
 EXPECTED = {
     "engine": "the name of an engine, as text",
     "on": "the name of a target, as text",
-    "workers": "a whole number, 1 or more",
+    "workers": "a whole number, 1 or more, or a range of two such as 4..50",
+    "most": "a whole number, 0 or more (0: the number of workers stays)",
     "slots": "a whole number, 1 or more",
     "sessions": "the path of a folder, as text",
     "scratch": "the path of a folder, as text",
@@ -49,11 +61,16 @@ EXPECTED = {
     "cache": "a folder, an s3:// URL, or none, as text",
     "engine_args": "arguments of the engine's program, as text",
     "broker": "a URL that starts with amqp:// or amqps://",
+    "context": "the name of a context of the kubeconfig, as text",
+    "namespace": "the name of a namespace of Kubernetes, as text",
+    "min_workers": "a whole number, 1 or more",
     "master": "there (with the workers) or here (on this machine)",
     "tunnel": "true or false",
     "memory": "a size as text, such as 2g or 512m (empty: no limit)",
     "cpus": "a number of cores, 0 or more (0: no limit)",
     "pids": "a whole number, 1 or more",
+    "idle_minutes": "a number of minutes, 0 or more (0: no limit)",
+    "max_hours": "a number of hours, 0 or more (0: no limit)",
     OPTIONS: "a table of the engine's options: text, numbers, true or false, or lists of these",
     IMAGE: "a table, with base, apt, pip and others",
     "image.base": "the name of an image, as text",
@@ -146,6 +163,8 @@ class ImageSettings(BaseModel):
 class Settings(BaseSettings):
     """The settings of a command. `time_limit` in seconds a run, 0: none.
 
+    `workers`: the fewest where there are `most`, else (0) how many. `idle_minutes`, `max_hours`:
+    after which a session ends, 0: never; None becomes what suits the target.
     `memory` (docker's form, "": none), `cpus` (0: none) and `pids` limit a slot in a container.
     """
 
@@ -156,6 +175,7 @@ class Settings(BaseSettings):
     engine: str = "glm"
     on: str = "local"
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    most: int = Field(default=0, ge=0)
     slots: int = Field(default=1, ge=1)
     sessions: Path = Path("pestfleet-sessions")
     scratch: str = ""
@@ -168,9 +188,14 @@ class Settings(BaseSettings):
     broker: SecretStr = SecretStr("")
     master: Literal["there", "here"] = "there"
     tunnel: bool = False
+    context: str = ""
+    namespace: str = ""
+    min_workers: int = Field(default=1, ge=1)
     memory: str = ""
     cpus: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     pids: int = Field(default=256, ge=1)
+    idle_minutes: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    max_hours: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     engine_options: dict[str, str] = Field(default_factory=dict)
     image: ImageSettings = Field(default_factory=ImageSettings)
 
@@ -207,10 +232,36 @@ class Settings(BaseSettings):
             raise ValueError("not a size")
         return memory.lower()
 
+    @model_validator(mode="after")
+    def _choose_limits(self) -> Settings:
+        # Not by assignment: that would count as given.
+        chosen = vars(self)
+        if self.idle_minutes is None:
+            chosen["idle_minutes"] = IDLE_MINUTES if is_remote(self.on) else 0.0
+        if self.max_hours is None:
+            chosen["max_hours"] = MAX_HOURS if self.on == "kubernetes" else 0.0
+        return self
+
     @property
     def broker_url(self) -> str:
         """The broker's URL with its password; "" when the session shall have its own broker."""
         return self.broker.get_secret_value()
+
+
+def split_range(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of one source with `workers = "4..50"` as `workers` and `most`.
+
+    A plain number of workers, which stays, wins over the range of a source that counts less.
+    """
+    workers, split = values.get("workers"), dict(values)
+    if workers is None:
+        return split
+    match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", str(workers))
+    if match and int(match[1]) <= int(match[2]):
+        split |= {"workers": int(match[1]), "most": int(match[2])}
+    else:  # also what is no number, and is refused as such
+        split.setdefault("most", 0)
+    return split
 
 
 def _write_option(value: Any) -> Any:

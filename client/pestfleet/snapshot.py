@@ -20,10 +20,12 @@ def take_snapshot(
     batch: Batch,
     counts: Counts,
     workers: list[WorkerState],
+    wanted: int,
 ) -> dict[str, Any]:
     """`state`: running, finished, stopped or failed; `began`: seconds since 1970.
 
-    `iteration`: number, phi and detail of the last one, or {}.
+    `iteration`: number, phi and detail of the last one, or {}. `wanted`: workers that the session
+    wants now.
     """
     if not batch.total and counts.requested:  # an engine that asks for single runs
         purpose = f"runs of {spec.engine}"
@@ -50,7 +52,8 @@ def take_snapshot(
             "known": counts.known,
             "mean_seconds": counts.mean_seconds,
         },
-        "workers_wanted": spec.workers,
+        "workers_wanted": wanted,
+        "workers_most": spec.most,
         "workers": [_describe(worker) for worker in workers],
     }
 
@@ -62,6 +65,7 @@ def _describe(worker: WorkerState) -> dict[str, Any]:
         "process": worker.process,
         "platform": worker.platform,
         "finished": worker.finished,
+        "draining": worker.draining,
         "silent_seconds": round(time.monotonic() - worker.heard, 1),
         "slots": [{"run": state.run, "seconds": round(state.seconds, 1)} for state in worker.states]
         or [{"run": None, "seconds": 0.0}] * worker.slots,

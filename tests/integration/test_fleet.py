@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import socket
 import threading
 import time
@@ -27,6 +28,7 @@ from pestfleet_worker.messages import (
     GivenBack,
     Heartbeat,
     Limits,
+    MasterBeat,
     Refusal,
     Result,
     Run,
@@ -201,6 +203,39 @@ def test_what_an_earlier_master_left_in_the_broker_is_not_taken(broker: Embedded
     hand.say(result(run, 6.0))
     wait_for(lambda: answers)
     assert [answer.id for answer in answers] == [1_000_001]
+    hand.close()
+    second.close("over")
+
+
+def test_a_master_that_leaves_keeps_all_for_the_next_one(broker: EmbeddedBroker) -> None:
+    first = Fleet(broker.url, CONFIG, Told().events)
+    wait_for(lambda: first.broker_trouble is None)
+    hand = Hand(broker.url)
+    mail = hand.queues.make_worker_queue("w")(hand.channel)
+    mail.declare()
+    for number in range(3):
+        first.submit(pack_vector([number]), lambda run, result: None)
+    in_hand, done = hand.take(2)
+    first.leave()
+    first.cancel([in_hand.id])
+    first.close("nobody shall hear this")
+    answer = result(done, 5.0)
+    hand.say(dataclasses.replace(answer, parameters=done.parameters))
+
+    second = Fleet(broker.url, CONFIG, Told().events, first_run=1_000_001, take_over=True)
+    adopted: list[Result] = []
+    wait_for(lambda: second.broker_trouble is None)
+    hand.say(dataclasses.replace(result(in_hand, 6.0), parameters=in_hand.parameters))
+    wait_for(lambda: broker.stats().queues["pestfleet.s.results"].ready == 0)
+    second.adopt(adopted.append)
+    hand.say(result(Run(3, b""), 7.0))
+    wait_for(lambda: len(adopted) == 3)
+    assert [one.parameters for one in adopted] == [done.parameters, in_hand.parameters, b""]
+    assert hand.queues.runs(hand.channel).get() is None, "the third is asked for again, or known"
+    kinds = set()
+    while (message := mail.get(no_ack=True)) is not None:
+        kinds.add(type(decode(message.body)))
+    assert kinds == {MasterBeat}, "workers were told to stop or to end a run"
     hand.close()
     second.close("over")
 

@@ -192,7 +192,7 @@ def test_a_case_with_errors_is_not_launched(here: Path, case: Path, arguments: l
         (["--engine", "gml"], 4, "error: there is no engine 'gml'\n  Engines: "),
         (["--on", "moon"], 4, "error: there is no target 'moon'\n  Targets: "),
         (["--workers", "0"], 4, "error: --workers is 0\n  Expected: a whole number"),
-        (["--workers", "four"], 2, "'four' is not a valid integer"),
+        (["--workers", "four"], 2, "'four' is not a number of workers, such as 8, or"),
         (["--option", "noptmax"], 2, "'noptmax' is not name=value"),
         (["--broker", f"http://me:{PASSWORD}@x"], 4, "error: --broker is wrong\n"),
     ],

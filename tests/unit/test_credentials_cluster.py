@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from pestfleet import cluster_api
 from pestfleet.cli.main import cli
-from pestfleet.credentials import Choices, cluster, write_credentials
-from pestfleet.credentials.cluster import ClusterApi, fill_secret
+from pestfleet.cluster_api import ClusterApi
+from pestfleet.credentials import Choices, write_credentials
+from pestfleet.credentials.cluster import fill_secret
 from pestfleet_worker.errors import ConfigurationError
 
 PARTS = ("broker", "master", "worker")
@@ -34,6 +36,7 @@ class FakeApi:
     asked: list[tuple[str, str]] = field(default_factory=list)
     before_patch: dict[str, str] | None = None
     url: str = ""
+    token: Path = Path("token")
 
     def answer(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, Any]:
         self.asked.append((handler.command, handler.headers["Authorization"]))
@@ -55,8 +58,9 @@ class FakeApi:
 
 
 @pytest.fixture
-def fake() -> Iterator[FakeApi]:
-    found = FakeApi()
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeApi]:
+    found = FakeApi(token=tmp_path_factory.mktemp("account") / "token")
+    found.token.write_text("a-token\n")
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -83,7 +87,7 @@ def fake() -> Iterator[FakeApi]:
 
 
 def connect(fake: FakeApi, *, patience: float = 30.0) -> ClusterApi:
-    return ClusterApi(fake.url, "here", "a-token", None, patience=patience)
+    return ClusterApi(fake.url, "here", fake.token, None, patience=patience)
 
 
 def make(folder: Path, session: str = "s") -> Path:
@@ -134,7 +138,7 @@ def test_credentials_of_another_session_are_not_taken(fake: FakeApi, tmp_path: P
 def test_a_server_that_is_not_ready_is_asked_again(
     fake: FakeApi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "PAUSE", 0.01)
+    monkeypatch.setattr(cluster_api, "PAUSE", 0.01)
     fake.answers = [503, 500]
     assert fill_secret(connect(fake), "credentials", make(tmp_path), parts=PARTS) is True
     assert len(fake.asked) == 4
@@ -149,13 +153,14 @@ def test_a_refusal_is_explained_at_once(fake: FakeApi, tmp_path: Path, code: int
 
 
 def test_a_server_that_is_not_there_is_an_error(fake: FakeApi, tmp_path: Path) -> None:
-    nowhere = ClusterApi("http://127.0.0.1:1", "here", "a-token", None, patience=0.0)
+    (tmp_path / "token").write_text("a-token")
+    nowhere = ClusterApi("http://127.0.0.1:1", "here", tmp_path / "token", None, patience=0.0)
     with pytest.raises(ConfigurationError, match="cannot be reached"):
         fill_secret(nowhere, "credentials", make(tmp_path), parts=PARTS)
 
 
 def test_outside_of_a_pod_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "ACCOUNT", tmp_path)
+    monkeypatch.setattr(cluster_api, "ACCOUNT", tmp_path)
     done = CliRunner().invoke(
         cli,
         ["credentials", str(tmp_path / "made"), "--session", "s", "--into-secret", "credentials"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,13 @@ from pestfleet_worker.__main__ import _parse_arguments
 from pestfleet_worker.errors import ConfigurationError
 from pestfleet_worker.health import HealthFile
 from pestfleet_worker.messages import (
+    Announce,
     CaseSpec,
     Failure,
     Farewell,
     GivenBack,
     Limits,
+    MasterBeat,
     Result,
     Run,
     RunConfig,
@@ -26,7 +29,7 @@ from pestfleet_worker.messages import (
     decode,
 )
 from pestfleet_worker.runs import Outcome
-from pestfleet_worker.worker import BROKEN, REFUSED, SENT_AWAY, SESSION_OVER, Worker
+from pestfleet_worker.worker import BROKEN, MASTER_GONE, REFUSED, SENT_AWAY, SESSION_OVER, Worker
 
 SPEC = CaseSpec("case", "d", ("p",), ("o",), (), (), ("./model",))
 CONFIG = RunConfig("s", "queue", SPEC, Limits(), "/case", heartbeat=1.0, master_timeout=5.0)
@@ -73,8 +76,8 @@ def worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Worker:
 def make_run(
     worker: Worker, outcome: Outcome | None = None, *, slot: FakeSlot | None = None
 ) -> list[Any]:
-    worker._slots = [slot or FakeSlot(outcome)]  # type: ignore[list-item, arg-type]
-    worker._free.put(0)
+    worker._place.slots = [slot or FakeSlot(outcome)]  # type: ignore[list-item, arg-type]
+    worker._place.free.put(0)
     worker._make_run(RUN)
     said: list[Any] = worker._outbox.said  # type: ignore[attr-defined]
     return said
@@ -84,7 +87,9 @@ CANCELLED = Outcome(b"", Failure("cancelled", "the run was cancelled"), 0.1)
 
 
 def test_a_finished_run_is_answered(worker: Worker) -> None:
-    assert make_run(worker, Outcome(bytes(8), None, 0.5)) == [Result(7, "w", 0, 0.5, bytes(8))]
+    assert make_run(worker, Outcome(bytes(8), None, 0.5)) == [
+        Result(7, "w", 0, 0.5, bytes(8), parameters=RUN.parameters)
+    ]
 
 
 def test_a_cancelled_run_is_neither_answered_nor_given_back(worker: Worker) -> None:
@@ -105,6 +110,51 @@ def test_a_run_that_fails_while_the_worker_leaves_is_given_back(worker: Worker) 
 
     struck = Struck(Outcome(b"", Failure("model-failed", "killed by SIGTERM"), 0.1))
     assert make_run(worker, slot=struck) == [GivenBack(7, "w")]
+
+
+def test_what_comes_while_a_worker_drains_is_given_back(worker: Worker) -> None:
+    worker._drainage.active = True
+    assert make_run(worker, Outcome(bytes(8), None, 0.5)) == [GivenBack(7, "w")]
+    assert worker._place.free.get_nowait() == 0
+
+
+def configured(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A worker with a run config; gives the exit codes with which it leaves."""
+    left: list[int] = []
+    monkeypatch.setattr(worker, "leave", lambda code, reason: left.append(code))
+    worker._config = replace(CONFIG, master="first")
+    return left
+
+
+def test_a_new_master_is_told_who_is_there(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = configured(worker, monkeypatch)
+    worker._on_control(MasterBeat("first"))
+    assert worker._outbox.said == []  # type: ignore[attr-defined]
+    worker._on_control(MasterBeat("second"))
+    (announcement,) = worker._outbox.said  # type: ignore[attr-defined]
+    assert isinstance(announcement, Announce)
+    worker._on_control(replace(CONFIG, master="second", master_timeout=900.0))
+    worker._on_control(MasterBeat("second"))
+    assert len(worker._outbox.said) == 1  # type: ignore[attr-defined]
+    assert worker._config is not None and worker._config.master_timeout == 900.0
+    assert left == []
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(CONFIG, limits=Limits(seconds=9.0)),
+        replace(CONFIG, case=replace(SPEC, digest="e")),
+        replace(CONFIG, mode="agent"),
+        replace(CONFIG, source="/elsewhere"),
+    ],
+)
+def test_a_worker_does_not_go_on_with_another_run_config(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, other: RunConfig
+) -> None:
+    left = configured(worker, monkeypatch)
+    worker._on_control(other)
+    assert left == [MASTER_GONE]
 
 
 def serve(worker: Worker, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> int:
@@ -161,7 +211,7 @@ def test_a_worker_that_cannot_begin_says_why(
 def test_slots_that_cannot_be_removed_do_not_change_the_exit_code(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    worker._slots = [FakeSlot(CANCELLED)]  # type: ignore[list-item]
+    worker._place.slots = [FakeSlot(CANCELLED)]  # type: ignore[list-item]
     worker._exit_code = SENT_AWAY
     assert serve(worker, monkeypatch, _serve_runs=lambda config: None) == SENT_AWAY
 
@@ -179,7 +229,7 @@ def test_a_pulse_that_fails_ends_the_worker(
 
 def test_workers_of_one_name_have_slots_of_their_own(tmp_path: Path) -> None:
     one, other = (Worker("amqp://h//", "s", name="w", slots=1, scratch=tmp_path) for _ in range(2))
-    assert one._directory_of(0) != other._directory_of(0)
+    assert one._place.directory_of(0) != other._place.directory_of(0)
 
 
 def test_a_worker_without_a_slot_is_a_mistake(tmp_path: Path) -> None:

@@ -58,7 +58,17 @@ class SessionError(PestfleetError):
     exit_code = 8
 
 
+class SentAway(PestfleetError):
+    """A signal ended this process only: its session goes on with the next one."""
+
+    exit_code = 12
+
+
 class Interrupted(PestfleetError):
     """Stopped by the user; what is finished is kept and the session can be resumed."""
 
     exit_code = 130
+
+
+class LimitReached(Interrupted):
+    """Stopped by a limit of the session's own, as its user wanted it."""

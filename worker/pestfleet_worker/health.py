@@ -18,9 +18,19 @@ class HealthFile:
 
     def __init__(self, scratch: Path) -> None:
         self.path = scratch / NAME
+        self._hidden = False
+
+    def hide(self, hidden: bool) -> None:
+        """Have none: a worker that waits for its end does not count as ready."""
+        if hidden != self._hidden:
+            self._hidden = hidden
+            if hidden:
+                self.remove()
 
     def touch(self) -> None:
         """There is a connection now."""
+        if self._hidden:
+            return
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.touch()
@@ -28,7 +38,7 @@ class HealthFile:
             logger.warning("%s cannot be touched: %s", self.path, error)
 
     def remove(self) -> None:
-        """The worker ends."""
+        """The worker ends, or waits for its end."""
         try:
             self.path.unlink(missing_ok=True)
         except OSError as error:

@@ -126,6 +126,7 @@ class Result:
     """The one answer to a `Run`: observations, or a failure.
 
     `kit`: a .tar.gz with what there is to see of a run that failed (pestfleet_worker.kits).
+    `parameters`: those of the run, so that a master that did not ask for it can use it too.
     """
 
     kind: ClassVar[str] = "result"
@@ -136,6 +137,7 @@ class Result:
     observations: bytes = b""
     failure: Failure | None = None
     kit: bytes = b""
+    parameters: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,7 @@ class RunConfig:
     `mode`: queue (runs come over the channel) or agent (`agent` says what to start).
     `source`: folder of the case as the worker sees it ("" : the one in its image).
     `master_timeout`: seconds without any sign of the master after which a worker ends itself.
+    `master`: id of the master's process, as in its beats.
     """
 
     kind: ClassVar[str] = "run-config"
@@ -205,6 +208,13 @@ class RunConfig:
     heartbeat: float
     master_timeout: float
     agent: AgentSpec | None = None
+    master: str = ""
+
+    def asks_the_same(self, other: RunConfig) -> bool:
+        """Can a worker of the one config go on with the other?"""
+        return (self.session, self.mode, self.case, self.limits, self.source) == (
+            other.session, other.mode, other.case, other.limits, other.source
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,12 +227,17 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """A worker lives; `finished` counts its runs since it started."""
+    """A worker lives; `finished` counts its runs since it started.
+
+    `draining`: it takes no new run; `drained`: it has none in hand any more, either.
+    """
 
     kind: ClassVar[str] = "heartbeat"
     worker: str
     slots: tuple[SlotState, ...]
     finished: int
+    draining: bool = False
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,9 +251,18 @@ class Farewell:
 
 @dataclass(frozen=True, slots=True)
 class MasterBeat:
-    """The master lives."""
+    """The master lives. `master`: another one than before is to be told who is there."""
 
     kind: ClassVar[str] = "master-beat"
+    master: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """These workers take no new run, and finish what they have. Whom else it reaches works on."""
+
+    kind: ClassVar[str] = "drain"
+    workers: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,7 +286,8 @@ _KINDS: dict[str, type[Any]] = {
     cls.kind: cls
     for cls in (
         FilePair, CaseSpec, Limits, Run, Failure, Result, GivenBack, SlotState, Announce, AgentSpec,
-        RunConfig, Refusal, Heartbeat, Farewell, MasterBeat, Cancel, Stop,
+        RunConfig, Refusal, Heartbeat, Farewell, MasterBeat, Drain, Cancel,
+        Stop,
     )
 }  # fmt: skip
 

@@ -73,7 +73,8 @@ class Outcome:
 
     def make_result(self, run: Run, *, worker: str, slot: int) -> Result:
         """As the message to the master."""
-        return Result(run.id, worker, slot, self.seconds, self.observations, self.failure, self.kit)
+        made = (self.seconds, self.observations, self.failure, self.kit)
+        return Result(run.id, worker, slot, *made, parameters=run.parameters)
 
 
 class _RunFailed(Exception):

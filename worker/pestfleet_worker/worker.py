@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import threading
 import time
 import uuid
@@ -26,16 +25,19 @@ from pestfleet_worker.control import (
     follow_control,
     make_announcement,
 )
+from pestfleet_worker.draining import Drainage
 from pestfleet_worker.endpoint import read_endpoint
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
 from pestfleet_worker.health import HealthFile
 from pestfleet_worker.kits import KitQuota
 from pestfleet_worker.messages import (
     Cancel,
+    Drain,
     Failure,
     Farewell,
     GivenBack,
     Heartbeat,
+    MasterBeat,
     MessageError,
     Result,
     Run,
@@ -46,7 +48,8 @@ from pestfleet_worker.messages import (
 )
 from pestfleet_worker.outbox import Outbox, Ticket
 from pestfleet_worker.processes import Guardian
-from pestfleet_worker.runs import Outcome, Slot
+from pestfleet_worker.runs import Outcome
+from pestfleet_worker.workplace import Workplace, find_source
 
 logger = logging.getLogger(__name__)
 
@@ -85,13 +88,12 @@ class Worker:
         self._url = url
         self._session = session
         self._queues = Queues(session)
-        self._slot_count = slots
-        self._scratch = scratch
         self._health = HealthFile(scratch)
         self._digest = digest
         self._source = source
-        self._slots: list[Slot] = []
-        self._free: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._place = Workplace(scratch, name=name, process=self._process, count=slots)
+        self._drainage = Drainage(self._queues.runs.name)
+        self._config: RunConfig | None = None
         self._kits = KitQuota()
         self._running: dict[int, tuple[int, float]] = {}  # slot -> run, when it began
         self._cancelled: set[int] = set()
@@ -129,7 +131,7 @@ class Worker:
             self._leaving.set()
             self._ended.set()
             self._outbox.close(timeout=0.0 if self._refused else LAST_WORDS)
-            self._remove_slots()
+            self._place.remove()
             self._health.remove()
         if self._refused:
             logger.error("%s", self._refused)  # the last line is what a target shows
@@ -153,7 +155,7 @@ class Worker:
 
     def announce(self) -> None:
         """Say who we are; the desk answers with the run config."""
-        self._say(make_announcement(self.name, slots=self._slot_count, digest=self._digest))
+        self._say(make_announcement(self.name, slots=self._place.count, digest=self._digest))
 
     def _announce_until_configured(self) -> RunConfig | None:
         answer = await_run_config(
@@ -162,50 +164,20 @@ class Worker:
         if isinstance(answer, Stop):
             self._exit_code = SESSION_OVER
             return None
+        self._config = answer
         return answer
 
-    def _find_source(self, config: RunConfig) -> Path:
-        source = Path(config.source) if config.source else self._source
-        if source is None:
-            raise ConfigurationError(
-                "the run config names no case folder and this worker has none of its own",
-                remedy="Start the worker with --case FOLDER, or from an image with the case in it.",
-            )
-        return source
-
     def _prepare_slots(self, config: RunConfig) -> None:
-        source = self._find_source(config)
-        for number in range(self._slot_count):
-            slot = Slot(
-                config.case,
-                source=source,
-                directory=self._directory_of(number),
-                limits=config.limits,
-                worker_id=self._mark,
-            )
-            self._slots.append(slot)  # first: what a failure leaves half made is removed too
-            slot.prepare()
-            self._free.put(number)
-
-    def _directory_of(self, slot: int) -> Path:
-        # Side by side: all slots in a scratch folder share the case's big files. Of this process
-        # alone: a worker of the same name may still be on its way out, or of another session.
-        return self._scratch / f"{self.name}-{self._process[:8]}-{slot}"
-
-    def _remove_slots(self) -> None:
-        for slot in self._slots:
-            try:
-                slot.close()
-            except OSError as error:  # a process that does not end in time still writes there
-                logger.warning("%s stays: %s", slot.directory, error)
+        source = find_source(config, self._source)
+        self._place.prepare(config, source=source, mark=self._mark)
 
     # -- keeping agents ------------------------------------------------------------------------
 
     def _serve_agents(self, config: RunConfig) -> None:
         self._duty = AgentDuty(
             config,
-            source=self._find_source(config),
-            directories=[self._directory_of(number) for number in range(self._slot_count)],
+            source=find_source(config, self._source),
+            directories=[self._place.directory_of(slot) for slot in range(self._place.count)],
             mark=self._mark,
             name=self.name,
         )
@@ -234,7 +206,7 @@ class Worker:
         )
         self._celery = app.WorkController(
             pool="threads",
-            concurrency=self._slot_count,
+            concurrency=self._place.count,
             hostname=self.name,
             without_mingle=True,
             without_gossip=True,
@@ -259,15 +231,16 @@ class Worker:
         return make_run
 
     def _make_run(self, run: Run) -> None:
-        number = self._free.get()
+        number = self._place.free.get()
         try:
             self._running[number] = (run.id, time.monotonic())
-            if run.id in self._cancelled or self._leaving.is_set():
+            # While it drains: what the broker had sent before it knew.
+            if run.id in self._cancelled or self._leaving.is_set() or self._drainage.active:
                 del self._running[number]
                 self._give_back(run)
                 return
             try:
-                outcome = self._slots[number].execute(run.parameters)
+                outcome = self._place.slots[number].execute(run.parameters)
             except Exception as error:  # a defect of ours must not lose the run
                 logger.exception("run %d", run.id)
                 failure = Failure("worker-error", f"{type(error).__name__}: {error}")
@@ -280,10 +253,10 @@ class Worker:
                 self._give_back(run)
                 return
             if outcome.failure is not None:
-                outcome = self._slots[number].add_kit(outcome, run, self._kits)
+                outcome = self._place.slots[number].add_kit(outcome, run, self._kits)
             self._answer(run, number, outcome)
         finally:
-            self._free.put(number)
+            self._place.free.put(number)
 
     def _answer(self, run: Run, slot: int, outcome: Outcome) -> None:
         """Send the result; return when the broker has it, so that the run may be acknowledged."""
@@ -311,10 +284,24 @@ class Worker:
         if isinstance(message, Cancel):
             self._cancelled.update(message.runs)
             self._kill_cancelled()
-        elif isinstance(message, RunConfig) and self._duty is not None:
-            self._duty.configure(message.agent)
+        elif isinstance(message, RunConfig):
+            self._take_config(message)
+        elif isinstance(message, MasterBeat) and self._config is not None:
+            if message.master != self._config.master:
+                self.announce()  # a new master's desk, which answers with its run config
+        elif isinstance(message, Drain) and self._celery is not None:
+            self._drainage.switch(self.name in message.workers, self._celery.consumer)
         elif isinstance(message, Stop) and message.worker in ("", self.name):
             self.leave(SESSION_OVER, message.reason)
+
+    def _take_config(self, config: RunConfig) -> None:
+        """Go on with a master that came after ours, where it asks for the same."""
+        if self._config is not None and not self._config.asks_the_same(config):
+            self.leave(MASTER_GONE, "the session has another run config now")
+            return
+        self._config = config
+        if self._duty is not None:
+            self._duty.configure(config.agent)
 
     def _keep_pulse(self, config: RunConfig) -> None:
         try:
@@ -330,10 +317,15 @@ class Worker:
             # A frozen worker must not take its own sleep for the master's silence.
             self._silence += min(now - before, 2 * config.heartbeat)
             before = now
-            if self._silence > config.master_timeout:
+            if self._silence > (self._config or config).master_timeout:
                 self.leave(MASTER_GONE, f"no sign of the master for {self._silence:.0f} s")
                 return
-            if now - sent >= config.heartbeat or self._has_news(sent, now):
+            if self._drainage.forgotten:
+                self.leave(SENT_AWAY, "drained, and nobody has ended this worker")
+                return
+            drained = self._drainage.update(bool(self._running))
+            self._health.hide(self._drainage.drained)
+            if drained or now - sent >= config.heartbeat or self._has_news(sent, now):
                 sent = now
                 self._say_heartbeat(now)
             self._kill_cancelled()  # one that was just about to start when it was cancelled
@@ -346,15 +338,16 @@ class Worker:
         if self._duty is not None:
             states, finished = self._duty.states(), self._duty.starts
         else:
-            slots = range(self._slot_count)
+            slots = range(self._place.count)
             states = tuple(self._slot_state(number, now) for number in slots)
             finished = self._finished
-        self._say(Heartbeat(self.name, states, finished))
+        drainage = self._drainage
+        self._say(Heartbeat(self.name, states, finished, drainage.active, drainage.drained))
 
     def _kill_cancelled(self) -> None:
         for number, (run, _) in list(self._running.items()):
             if run in self._cancelled:
-                self._slots[number].cancel()
+                self._place.slots[number].cancel()
 
     def _slot_state(self, number: int, now: float) -> SlotState:
         run, began = self._running.get(number, (None, now))
@@ -371,7 +364,7 @@ class Worker:
         self._say(Farewell(self.name, reason))
         while self._running:
             for number in list(self._running):
-                self._slots[number].cancel()
+                self._place.slots[number].cancel()
             time.sleep(0.02)  # a run that was just about to start does not notice
         celery_state.should_stop = self._exit_code  # also where Celery starts only now
         if self._celery is not None and self._celery.hub is not None:
@@ -381,7 +374,7 @@ class Worker:
         logger.error("could not leave in time; the broker gives the runs in hand to others")
         if self._refused:
             logger.error("%s", self._refused)
-        for slot in self._slots:
+        for slot in self._place.slots:
             slot.cancel()
         os._exit(self._exit_code or MASTER_GONE)
 

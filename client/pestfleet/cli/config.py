@@ -17,6 +17,8 @@ _NOTHING = {
     "cache": "(in your user's cache folder)",
     "engine_args": "(none)",
     "broker": "(one of its own)",
+    "context": "(the current one)",
+    "namespace": "(the context's)",
     "memory": "(no limit)",
     "cpus": "(no limit)",
     "tunnel": "no",

@@ -69,7 +69,8 @@ def command(
     if kept:
         click.echo(f"kept in {folder}: {', '.join(kept)}")
     if into_secret:
-        from pestfleet.credentials.cluster import ClusterApi, fill_secret
+        from pestfleet.cluster_api import ClusterApi
+        from pestfleet.credentials.cluster import fill_secret
 
         filled = fill_secret(ClusterApi.find(), into_secret, folder, parts=parts or PARTS)
         click.echo(f"{'put into' if filled else 'kept in'} Secret {into_secret}")

@@ -18,6 +18,7 @@ from pestfleet_worker.errors import (
     Interrupted,
     PestfleetError,
     RunsFailedError,
+    SentAway,
 )
 
 if TYPE_CHECKING:
@@ -55,6 +56,9 @@ def create_from_settings(
             arguments=split_words(settings.engine_args),
             cache=settings.cache,
             place=place,
+            most=settings.most,
+            idle_minutes=settings.idle_minutes or 0.0,
+            max_hours=settings.max_hours or 0.0,
             on_problem=print_problem,
         )
     except CaseProblems as error:
@@ -72,11 +76,18 @@ def split_words(words: str) -> list[str]:
         ) from error
 
 
-def host_session(session: Session, make_host: Callable[[OnEvent], Host], *, as_json: bool) -> None:
+def host_session(
+    session: Session,
+    make_host: Callable[[OnEvent], Host],
+    *,
+    as_json: bool,
+    keep_workers: bool = False,
+) -> None:
     """Host the session to its end and show how it went. `make_host` gets who shows the events.
 
     Where nobody reads stdout or stderr any more it goes on silently. Raises the `PestfleetError`
-    that ended it; `Interrupted` after Ctrl-C, SIGTERM or SIGHUP.
+    that ended it; `Interrupted` after Ctrl-C, SIGTERM or SIGHUP, `SentAway` where the host then
+    leaves its workers to another (`keep_workers`).
     """
     from rich.console import Console
 
@@ -91,7 +102,7 @@ def host_session(session: Session, make_host: Callable[[OnEvent], Host], *, as_j
 
     host = make_host(tell)
     display = make_display(host.snapshot, console=console, stream=stream, as_json=as_json)
-    with _stop_on_signals(host, session, console), display:
+    with _stop_on_signals(host, session, console, keep_workers=keep_workers), display:
         outcome = host.host()
     if outcome.summary and not as_json:
         from pestfleet.cli.tables import print_summary
@@ -104,7 +115,9 @@ def host_session(session: Session, make_host: Callable[[OnEvent], Host], *, as_j
 
 
 @contextmanager
-def _stop_on_signals(host: Host, session: Session, console: Console) -> Iterator[None]:
+def _stop_on_signals(
+    host: Host, session: Session, console: Console, *, keep_workers: bool
+) -> Iterator[None]:
     """First signal: stop clean. Second one: end at once; workers notice and end by themselves.
 
     A terminal that closes (SIGHUP, where the platform has it) may send it more than once, and
@@ -117,6 +130,8 @@ def _stop_on_signals(host: Host, session: Session, console: Console) -> Iterator
         nonlocal stopping
         if stopping and number == hangup:
             return
+        if stopping and keep_workers:
+            os._exit(SentAway.exit_code)
         if stopping:
             with suppress(PestfleetError):  # for `status`: it was the user who ended it
                 session.folder.request_stop()
@@ -124,7 +139,10 @@ def _stop_on_signals(host: Host, session: Session, console: Console) -> Iterator
             console.show_cursor(True)  # the live display hides it
             os._exit(Interrupted.exit_code)
         stopping = True
-        say("stopping: workers are sent home; again, and it ends at once")
+        if keep_workers:
+            say("ending: the workers wait for the next master")
+        else:
+            say("stopping: workers are sent home; again, and it ends at once")
         host.interrupt()
 
     numbers = [signal.SIGINT, signal.SIGTERM]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import reduce
 from pathlib import Path
@@ -43,6 +44,20 @@ def _parse_options(
     return options
 
 
+def _parse_workers(ctx: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    """A number, or a range as text, which the settings take apart; they say what is too small."""
+    if text is None:
+        return None
+    if re.fullmatch(r"\d+\.\.\d+", text):
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise click.BadParameter(
+            f"{text!r} is not a number of workers, such as 8, or a range, such as 4..50."
+        ) from None
+
+
 _FLEET_OPTIONS = (
     click.option(
         "--engine",
@@ -50,7 +65,12 @@ _FLEET_OPTIONS = (
         help="glm, ies, sweep, pestpp-ies and its kin, beopest, pest_hp.  [default: glm]",
     ),
     click.option("--on", metavar="TARGET", help="Where the workers live.  [default: local]"),
-    click.option("--workers", type=int, metavar="N", help="Workers.  [default: the cores here]"),
+    click.option(
+        "--workers",
+        metavar="N|A..B",
+        callback=_parse_workers,
+        help="Workers; A..B: as many as the runs need.  [default: the cores here]",
+    ),
     click.option("--slots", type=int, metavar="N", help="Slots a worker.  [default: 1]"),
     click.option(
         "--option",
@@ -89,6 +109,19 @@ _FLEET_OPTIONS = (
     click.option(
         "--no-cache", "cache", flag_value="none", help="Take no run from the cache; keep none."
     ),
+    click.option(
+        "--idle-minutes",
+        type=float,
+        metavar="M",
+        help="End the session when no run was wanted for so long; 0: never.  "
+        "[default: 20 where the workers are containers]",
+    ),
+    click.option(
+        "--max-hours",
+        type=float,
+        metavar="H",
+        help="End the session after so long; 0: never.  [default: 72 on kubernetes]",
+    ),
     broker_option,
     sessions_option,
     click.option(
@@ -109,6 +142,18 @@ _CONTAINER_OPTIONS = (
         "--tunnel/--no-tunnel",
         default=None,
         help="Let workers reach a master here through an SSH tunnel.",
+    ),
+    click.option(
+        "--context", metavar="NAME", help="Context of the kubeconfig.  [default: the current one]"
+    ),
+    click.option(
+        "--namespace", metavar="NAME", help="Namespace of Kubernetes.  [default: the context's]"
+    ),
+    click.option(
+        "--min-workers",
+        type=int,
+        metavar="N",
+        help="So many workers will do where not all can start.  [default: 1]",
     ),
     click.option(
         "--memory", metavar="SIZE", help="Memory a slot, such as 2g.  [default: no limit]"

@@ -33,7 +33,7 @@ def print_plan(
     check_name(settings.engine)
     checked, problems = check_case(
         case,
-        slots=settings.workers * settings.slots,
+        slots=max(settings.workers, settings.most) * settings.slots,
         local=settings.on == "local",
         engine=settings.engine,
         options=settings.engine_options,
@@ -69,6 +69,7 @@ def print_plan(
         "options": settings.engine_options,
         "target": settings.on,
         "workers": settings.workers,
+        "most_workers": settings.most or settings.workers,
         "slots": settings.workers * settings.slots,
         "time_limit": settings.time_limit,
         "broker": redact(settings.broker_url) or "its own",
@@ -114,4 +115,7 @@ def _make_spec(case: Case, settings: Settings, session: str, place: Placement) -
         arguments=split_words(settings.engine_args),
         cache=settings.cache,
         place=place,
+        most=settings.most,
+        idle_minutes=settings.idle_minutes or 0.0,
+        max_hours=settings.max_hours or 0.0,
     )

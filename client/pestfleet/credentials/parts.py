@@ -103,6 +103,18 @@ _SETS: dict[tuple[str, ...], Callable[[Choices, Path], dict[str, Files]]] = {
 PARTS = tuple(part for parts in _SETS for part in parts)
 
 
+def make_credentials(choices: Choices, *, parts: Collection[str] = PARTS) -> dict[str, Files]:
+    """New secrets of these parts, in memory only: part -> file name -> content.
+
+    `choices.mount` must say where they will be.
+    """
+    made: dict[str, Files] = {}
+    for members, make in _SETS.items():
+        if any(part in parts for part in members):
+            made |= make(choices, Path(choices.mount))
+    return {part: files for part, files in made.items() if part in parts}
+
+
 def write_credentials(
     folder: Path, choices: Choices, *, parts: Collection[str] = PARTS
 ) -> list[str]:

@@ -5,6 +5,7 @@ So it is for a master in a container, beside workers of the same compose project
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from pestfleet.targets.base import FleetPlan
@@ -23,7 +24,7 @@ class JoiningTarget:
 
     def check(self) -> None: ...
 
-    def scale(self, workers: int) -> None: ...
+    def scale(self, workers: int, surplus: Collection[str] = ()) -> None: ...
 
     def replace(self, worker: str) -> None: ...
 

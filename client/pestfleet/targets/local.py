@@ -6,6 +6,7 @@ ends, the pipe closes and the worker stops by itself.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shlex
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 from pestfleet.targets.base import FleetPlan
@@ -31,10 +33,10 @@ PATIENCE = 8.0  # seconds for a worker to leave by itself
 class _Seat:
     """A place that always has a worker: one process after the other, and the thread that waits."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, starts: int = 0) -> None:
         self.number = number
         self.name = f"local-{number}"
-        self.starts = 0
+        self.starts = starts
         self.process: subprocess.Popen[bytes] | None = None
         self.thread: threading.Thread | None = None
         self.closing = threading.Event()
@@ -50,6 +52,7 @@ class LocalTarget:
         place = zlib.crc32(str(plan.folder.resolve()).encode())
         self._scratch = plan.scratch / f"pestfleet-{plan.session}-{place:08x}"
         self._seats: list[_Seat] = []
+        self._emptied: dict[int, _Seat] = {}  # seats that had workers before
         self._lock = threading.Lock()
         self._trouble = ""
 
@@ -77,16 +80,27 @@ class LocalTarget:
         if self._trouble:
             raise TargetError(self._trouble, remedy=f"The workers' logs are in {self._logs}.")
 
-    def scale(self, workers: int) -> None:
+    def scale(self, workers: int, surplus: Collection[str] = ()) -> None:
         with self._lock:
+            taken = {seat.number for seat in self._seats}
+            free = (number for number in itertools.count(1) if number not in taken)
             while len(self._seats) < workers:
-                seat = _Seat(len(self._seats) + 1)
-                self._seats.append(seat)
-                seat.thread = threading.Thread(target=self._keep, args=(seat,), daemon=True)
-                seat.thread.start()
-            dismissed, self._seats = self._seats[workers:], self._seats[:workers]
+                self._seats.append(self._fill(next(free)))
+            first = [seat for seat in self._seats if _worker_name(seat) in surplus]
+            others = [seat for seat in reversed(self._seats) if seat not in first]
+            dismissed = [*first, *others][: len(self._seats) - workers]
+            self._seats = [seat for seat in self._seats if seat not in dismissed]
+            self._emptied |= {seat.number: seat for seat in dismissed}
         for seat in dismissed:
             self._dismiss(seat)
+
+    def _fill(self, number: int) -> _Seat:
+        # The worker that had this number may still be on its way out: no two of one name.
+        before = self._emptied.pop(number, None)
+        seat = _Seat(number, starts=before.starts if before else 0)
+        seat.thread = threading.Thread(target=self._keep, args=(seat,), daemon=True)
+        seat.thread.start()
+        return seat
 
     def replace(self, worker: str) -> None:
         with self._lock:

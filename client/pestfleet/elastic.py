@@ -1,0 +1,121 @@
+"""Fleets that grow and shrink with the runs: how many workers, and which of them may go.
+
+More workers come at once when runs wait. Fewer are wanted only after a while in which fewer were
+needed, so that a fleet stays between the batches of an engine. Workers that are too many are
+drained first: they finish what they have, and then their target ends them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from pestfleet.desk import WorkerState
+
+IDLE = 60.0  # seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A fleet as it should be: how many workers, and those that shall take no new run."""
+
+    workers: int
+    draining: frozenset[str]
+
+
+class _Peak:
+    """The highest value within the last `span` seconds."""
+
+    def __init__(self, span: float) -> None:
+        self._span = span
+        self._values: deque[tuple[float, int]] = deque()  # falling, each newer than the one before
+
+    def add(self, now: float, value: int) -> int:
+        while self._values and self._values[-1][1] <= value:
+            self._values.pop()
+        self._values.append((now, value))
+        while len(self._values) > 1 and self._values[0][0] <= now - self._span:
+            self._values.popleft()
+        return self._values[0][1]
+
+
+class Elastic:
+    """How many workers the runs need. It asks nobody, and changes nothing."""
+
+    def __init__(
+        self,
+        least: int,
+        most: int,
+        idle: float = IDLE,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`idle`: seconds in which fewer workers were needed, before there are fewer."""
+        self.least = least
+        self.most = most
+        self.idle = idle
+        self.clock = clock
+        self._needed = _Peak(idle)
+        self._began: float | None = None
+
+    def fix(self, workers: int) -> None:
+        """Have that many, whatever the runs need."""
+        self.least = self.most = workers
+
+    def decide(self, runs: int, slots: int, workers: Sequence[WorkerState]) -> Wanted:
+        """`runs`: that wait, or are made; `slots`: of each worker; `workers`: who is there."""
+        now = self.clock()
+        if self._began is None:
+            self._began = now
+        peak = self._needed.add(now, -(-runs // slots))
+        # After a restart of the master nobody knows yet what the workers there were needed for.
+        young = now - self._began < self.idle
+        wanted = min(max(peak, self.least, len(workers) if young else 0), self.most)
+        # Whoever is drained stays so while others are as idle; a worker that runs something
+        # finishes that, and so is drained last.
+        surplus = sorted(workers, key=lambda w: (not w.draining, w.running, w.name))
+        count = max(0, len(workers) - wanted)
+        return Wanted(wanted, frozenset(worker.name for worker in surplus[:count]))
+
+
+class FleetScaler:
+    """Brings a session's fleet to what the policy wants, a step at each call of `step`."""
+
+    def __init__(
+        self,
+        policy: Elastic,
+        *,
+        size: int,
+        slots: int,
+        drain: Callable[[Collection[str]], None],
+        scale: Callable[[int, Collection[str]], None],
+    ) -> None:
+        """`size`: workers that were launched. `drain`: the desk's, `scale`: the target's."""
+        self.policy = policy
+        self.size = size
+        self._slots = slots
+        self._drain = drain
+        self._scale = scale
+        self._there = _Peak(policy.idle)
+        self._draining: frozenset[str] = frozenset()
+        self._ended: set[str] = set()  # workers that the target was told to end
+
+    def step(self, runs: int, workers: Sequence[WorkerState]) -> None:
+        """`runs`: that wait, or are made; `workers`: who is there."""
+        wanted = self.policy.decide(runs, self._slots, workers)
+        there = self._there.add(self.policy.clock(), len(workers))
+        if wanted.draining != self._draining:
+            self._draining = wanted.draining
+            self._drain(wanted.draining)
+        drained = {w.name for w in workers if w.drained and w.name in wanted.draining}
+        self._ended &= drained
+        new = drained - self._ended
+        # Those that have not come for a while are not waited for; all others are drained first.
+        size = max(wanted.workers, min(self.size - len(new), there))
+        if size == self.size and not new:
+            return
+        self.size = size
+        self._ended |= drained
+        self._scale(size, tuple(sorted(drained)))
