@@ -139,7 +139,9 @@ def test_all_objects_are_labelled(words: tuple[str, ...]) -> None:
 def test_metadata_has_nothing_unknown(words: tuple[str, ...]) -> None:
     objects = render(*words)
     for item in [*objects, *find_pods(objects).values()]:
-        assert set(item["metadata"]) <= {"name", "labels", "annotations"}, item["metadata"]
+        known = {"name", "labels", "annotations"}
+        known |= {"namespace"} if item.get("kind") == "ServiceAccount" else set()
+        assert set(item["metadata"]) <= known, item["metadata"]
 
 
 @every_variant

@@ -56,12 +56,13 @@ def test_the_checker_finds_faults(harm: Any) -> None:
 
 
 @every_variant
-def test_only_the_credentials_have_a_token(words: tuple[str, ...]) -> None:
+def test_who_speaks_to_the_api_server_has_a_token(words: tuple[str, ...]) -> None:
     objects = render(*words)
+    speaking = {"credentials", "master"} if str(EVERYTHING) in words else {"credentials"}
     accounts = [item for item in objects if item["kind"] == "ServiceAccount"]
     for name, pod in find_pods(objects).items():
         role = pod["metadata"]["labels"]["pestfleet.role"]
-        own = role == "credentials"
+        own = role in speaking
         assert pod["spec"]["automountServiceAccountToken"] is own, name
         assert ("serviceAccountName" in pod["spec"]) is own, name
         assert pod["spec"]["enableServiceLinks"] is False, name
@@ -86,6 +87,34 @@ def test_the_credentials_may_touch_one_secret_only() -> None:
     words = find(objects, "Job", "credentials")["spec"]["template"]["spec"]["containers"][0]["args"]
     assert words[words.index("--into-secret") + 1] == name
     assert words[words.index("--broker-host") + 1] == find(objects, "Service")["metadata"]["name"]
+
+
+def test_an_elastic_master_may_scale_its_workers_only() -> None:
+    objects = render("--set", "elastic.most=9,workers.count=3", namespace="here")
+    job = find(objects, "Job", "worker")
+    assert job["spec"]["parallelism"] == 3
+    assert find(objects, "Role", "master")["rules"] == [
+        {"apiGroups": ["batch"], "resources": ["jobs"],
+         "resourceNames": [job["metadata"]["name"]], "verbs": ["get", "patch"]},
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]},
+    ]  # fmt: skip
+    pod = find(objects, "Job", "master")["spec"]["template"]["spec"]
+    account = find(objects, "ServiceAccount", "master")["metadata"]["name"]
+    assert pod["serviceAccountName"] == account
+    assert find(objects, "RoleBinding", "master")["subjects"] == [
+        {"kind": "ServiceAccount", "name": account, "namespace": "here"}
+    ]
+    words = pod["containers"][0]["args"]
+    assert words[words.index("--workers-job") + 1] == job["metadata"]["name"]
+    assert words[words.index("--most") + 1] == "9"
+    assert words[words.index("--workers") + 1] == "3"
+    policy = find(objects, "NetworkPolicy", "master")["spec"]["egress"]
+    assert {
+        "ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]
+    } in policy
+    # A drained worker is to be seen before its Job is made smaller.
+    [worker] = job["spec"]["template"]["spec"]["containers"]
+    assert worker["readinessProbe"]["periodSeconds"] == 5
 
 
 def list_secret_files(pod: Object) -> dict[str, set[str]]:
@@ -141,11 +170,15 @@ def test_no_secret_is_in_a_manifest(words: tuple[str, ...]) -> None:
 
 @every_variant
 def test_every_pod_is_guaranteed_its_resources(words: tuple[str, ...]) -> None:
+    small = words == VARIANTS["minimal"]
     for name, pod in find_pods(render(*words)).items():
+        role = pod["metadata"]["labels"]["pestfleet.role"]
         for container in list_containers(pod):
             resources = container["resources"]
             assert {"cpu", "memory"} <= set(resources["limits"]), (name, container["name"])
-            assert resources["requests"] == resources["limits"], (name, container["name"])
+            if not (small and role in ("broker", "credentials", "master")):
+                assert resources["requests"] == resources["limits"], (name, container["name"])
+            assert resources["requests"]["memory"] == resources["limits"]["memory"], name
 
 
 @every_variant
@@ -196,18 +229,31 @@ def test_workers_are_a_queue_whose_losses_are_replaced() -> None:
     assert spec["parallelism"] == 4
     assert "completions" not in spec
     assert spec["ttlSecondsAfterFinished"] == 3600
-    assert spec["activeDeadlineSeconds"] == 72 * 3600
+    assert spec["activeDeadlineSeconds"] == 72 * 3600 + 600
     assert spec["template"]["spec"]["restartPolicy"] == "Never"
     assert [(rule["action"], rule.get("onPodConditions"), rule.get("onExitCodes", {}).get("values"))
             for rule in spec["podFailurePolicy"]["rules"]] == [
-        ("Ignore", [{"type": "DisruptionTarget"}], None),
-        ("Ignore", None, [12]),
+        ("Ignore", [{"type": "DisruptionTarget", "status": "True"}], None),
+        ("Ignore", None, [11, 12]),
         ("FailJob", None, [10]),
     ]  # fmt: skip
     names = {container["name"] for container in spec["template"]["spec"]["containers"]}
     assert names == {"worker"}
     assert all(rule.get("onExitCodes", {}).get("containerName", "worker") == "worker"
                for rule in spec["podFailurePolicy"]["rules"])  # fmt: skip
+
+
+@pytest.mark.parametrize(("hashed", "other"), [("true", []), ("false", [8])])
+def test_a_master_that_is_moved_is_no_failure(hashed: str, other: list[int]) -> None:
+    spec = find(render("--set", f"jobs.hashedNames={hashed}"), "Job", "master")["spec"]
+    words = spec["template"]["spec"]["containers"][0]["args"]
+    assert "--keep-workers" in words
+    assert words[words.index("--idle-minutes") + 1] == "20"
+    assert words[words.index("--max-hours") + 1] == "72"
+    assert [(rule["action"], rule.get("onExitCodes", {}).get("values"))
+            for rule in spec["podFailurePolicy"]["rules"]] == [
+        ("Ignore", None), ("Ignore", [12]), ("FailJob", [2, 3, 4, 5, 6, 7, *other, 130]),
+    ]  # fmt: skip
 
 
 def test_a_launch_is_an_installation_unless_it_has_a_name() -> None:
@@ -235,7 +281,9 @@ FIXED = ("template", "podFailurePolicy", "selector", "completions", "completionM
     ("setting", "changed"),
     [
         ("workers.count=40", set()),
-        ("session.hours=1", set()),
+        ("session.hours=1", {"master"}),
+        ("session.idleMinutes=0", {"master"}),
+        ("session.keepSeconds=0", set()),
         ("workers.backoffLimit=1", set()),
         ("labels.team=x", {"master", "worker", "credentials"}),
         ("workers.resources.limits.memory=8Gi", {"worker"}),
@@ -303,6 +351,8 @@ def test_results_stay_unless_told_otherwise() -> None:
     keep = "helm.sh/resource-policy"
     claim = find(render(), "PersistentVolumeClaim", "master")
     assert claim["metadata"]["annotations"][keep] == "keep"
+    [master] = find(render(), "Job", "master")["spec"]["template"]["spec"]["containers"]
+    assert claim["metadata"]["annotations"]["pestfleet.image"] == master["image"]
     claim = find(render("--set", "master.volume.keep=false"), "PersistentVolumeClaim", "master")
     assert keep not in claim["metadata"].get("annotations", {})
     assert not [item for item in render("--set", "master.volume.existingClaim=mine")

@@ -18,3 +18,11 @@
     - {protocol: TCP, port: 5671}
 {{- end }}
 {{- end -}}
+
+{{- /* A rule of egress for who speaks to the API server, whose address no chart knows. */ -}}
+{{- define "pestfleet.apiServerEgress" -}}
+- ports:
+{{- range .Values.networkPolicy.apiServerPorts }}
+    - {protocol: TCP, port: {{ int . }}}
+{{- end }}
+{{- end -}}

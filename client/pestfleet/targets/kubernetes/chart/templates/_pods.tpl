@@ -4,11 +4,9 @@
 {{- define "pestfleet.image" -}}
 {{- $name := .image.repository -}}
 {{- if .root.Values.image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) $name }}{{ end -}}
-{{- if .image.digest -}}
-{{ $name }}@{{ .image.digest }}
-{{- else -}}
-{{ $name }}:{{ .image.tag | default (.root.Chart.AppVersion | replace "+" "-") }}
-{{- end -}}
+{{- $tag := .image.tag -}}
+{{- if not (or $tag .image.digest) }}{{ $tag = .root.Chart.AppVersion | replace "+" "-" }}{{ end -}}
+{{ $name }}{{ with $tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}
 {{- end -}}
 
 {{- define "pestfleet.podSecurity" -}}
@@ -116,4 +114,5 @@ Takes a dict: root, part (broker, master, worker).
 {{ .Values.broker.external.enabled | ternary .Values.broker.external.port 5671 | int }}
 {{- end -}}
 
-{{- define "pestfleet.seconds" -}}{{ mulf .Values.session.hours 3600 | int }}{{- end -}}
+{{- /* Deadline of Jobs: the master ends the session by its hours itself, so a while after that. */ -}}
+{{- define "pestfleet.seconds" -}}{{ mulf .Values.session.hours 3600 | int | add 600 }}{{- end -}}

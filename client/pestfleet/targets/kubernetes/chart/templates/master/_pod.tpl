@@ -1,13 +1,25 @@
 {{- /* What cannot be changed in the master's Job. */ -}}
 {{- define "pestfleet.master.fixed" -}}
 {{- $scope := dict "root" . "role" "master" "component" "master" -}}
+{{- /*
+Another master (8) is there for a moment where an upgrade puts a new Job in the place of one that
+still ends; a Job of a fixed name waits for the end of a pod before it makes the next one.
+*/ -}}
+{{- $other := .Values.jobs.hashedNames | ternary (list) (list 8) -}}
 podFailurePolicy:
   rules:
+    # A master that is told to end by its machine leaves the session to the next one.
     - action: Ignore
-      onPodConditions: [{type: DisruptionTarget}]
-    # Usage, case, configuration, runs, channel, target: the same would come again.
+      onPodConditions: [{type: DisruptionTarget, status: "True"}]
+    - action: Ignore
+      onExitCodes: {containerName: master, operator: In, values: [12]}
+    # Usage, case, configuration, runs, channel, target: the same would come again. And the
+    # session was stopped, or its hours are over.
     - action: FailJob
-      onExitCodes: {containerName: master, operator: In, values: [2, 3, 4, 5, 6, 7]}
+      onExitCodes:
+        containerName: master
+        operator: In
+        values: {{ concat (list 2 3 4 5 6 7) $other (list 130) | toJson }}
 template:
   metadata:
     labels:
@@ -18,7 +30,11 @@ template:
     {{- end }}
   spec:
     restartPolicy: Never
-    automountServiceAccountToken: false
+    {{- if .Values.elastic.most }}
+    # It has the right to scale the workers' Job.
+    serviceAccountName: {{ include "pestfleet.names.master" . }}
+    {{- end }}
+    automountServiceAccountToken: {{ gt (int .Values.elastic.most) 0 }}
     enableServiceLinks: false
     terminationGracePeriodSeconds: {{ int .Values.master.terminationGracePeriodSeconds }}
     {{- include "pestfleet.podSecurity" . | nindent 4 }}
@@ -57,9 +73,8 @@ template:
         readinessProbe:
           exec:
             command: [sh, -c, "test -n \"$(find /session -maxdepth 2 -name state.json -newermt '-30 seconds')\""]
-          periodSeconds: 15
+          periodSeconds: 5
           timeoutSeconds: 5
-          failureThreshold: 2
         resources:
           {{- toYaml .Values.master.resources | nindent 10 }}
         volumeMounts:
@@ -93,6 +108,12 @@ template:
 {{- $engine := .Values.engine -}}
 {{- $words := list "host" (.Values.case.file | empty | ternary "/input/case" (printf "/input/case/%s" .Values.case.file)) -}}
 {{- $words = concat $words (list "--session" (include "pestfleet.session" .) "--launch" (.Values.session.launch | default "$(LAUNCH)")) -}}
+{{- $words = append $words "--keep-workers" -}}
+{{- with .Values.elastic.most }}
+{{- $words = concat $words (list "--workers-job" (include "pestfleet.names.workersJob" $) "--most" (int . | toString) "--workers" (max 1 (int $.Values.workers.count) | toString)) -}}
+{{- end }}
+{{- $words = concat $words (list "--idle-minutes" (.Values.session.idleMinutes | toString)) -}}
+{{- $words = concat $words (list "--max-hours" (.Values.session.hours | toString)) -}}
 {{- $words = concat $words (list "--engine" $engine.name "--mode" $engine.mode) -}}
 {{- $words = concat $words (list "--slots" (int .Values.workers.slots | toString) "--threads" (int $engine.threads | toString)) -}}
 {{- $words = concat $words (list "--deliveries" (int $engine.deliveries | toString)) -}}

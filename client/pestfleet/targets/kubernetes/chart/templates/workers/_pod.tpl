@@ -4,11 +4,12 @@
 podFailurePolicy:
   rules:
     # Machines that are taken away are nobody's fault, and a worker that was sent away has given
-    # its runs back.
+    # its runs back. One that has not heard of the master for long is no failure of its own: many
+    # end so together, where the broker is away for a while.
     - action: Ignore
-      onPodConditions: [{type: DisruptionTarget}]
+      onPodConditions: [{type: DisruptionTarget, status: "True"}]
     - action: Ignore
-      onExitCodes: {containerName: worker, operator: In, values: [12]}
+      onExitCodes: {containerName: worker, operator: In, values: [11, 12]}
     # Refused: the next one would be, too.
     - action: FailJob
       onExitCodes: {containerName: worker, operator: In, values: [10]}
@@ -43,9 +44,10 @@ template:
         readinessProbe:
           exec:
             command: [sh, -c, "test -n \"$(find /scratch/alive -newermt '-30 seconds')\""]
-          periodSeconds: 15
+          # One that is drained is to be seen soon, where the fleet shrinks by itself.
+          periodSeconds: {{ .Values.elastic.most | empty | ternary 15 5 }}
           timeoutSeconds: 5
-          failureThreshold: 2
+          failureThreshold: 1
         resources:
           {{- toYaml .Values.workers.resources | nindent 10 }}
         volumeMounts:
@@ -64,6 +66,10 @@ template:
       {{- with .Values.workers.volumes }}
       {{- toYaml . | nindent 6 }}
       {{- end }}
+{{- end -}}
+
+{{- define "pestfleet.names.workersJob" -}}
+{{- include "pestfleet.jobName" (dict "root" . "name" (include "pestfleet.names.workers" .) "fixed" (include "pestfleet.workers.fixed" .)) -}}
 {{- end -}}
 
 {{- /*
