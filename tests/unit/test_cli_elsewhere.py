@@ -15,7 +15,7 @@ from pestfleet import targets
 from pestfleet.cli.main import cli
 from pestfleet.folder import Placement
 from pestfleet.session import Session
-from pestfleet.targets.base import SessionInfo
+from pestfleet.targets.base import SessionInfo, Where
 from pestfleet_worker.errors import SessionError, TargetError
 from session_files import EXAMPLE, make_session, make_state
 
@@ -54,12 +54,12 @@ class FakeTarget:
         self.sessions[name] = FakeRemote(info, list(states), trouble=trouble)
         return self.sessions[name]
 
-    def list_sessions(self, _: str) -> list[SessionInfo]:
+    def list_sessions(self, _: str, where: Where | None = None) -> list[SessionInfo]:
         if self.away:
             raise TargetError("no Docker engine runs here")
         return [remote.info for remote in self.sessions.values()]
 
-    def open_session(self, target: str, name: str | None) -> FakeRemote:
+    def open_session(self, target: str, name: str | None, where: Where | None = None) -> FakeRemote:
         self.list_sessions(target)
         if name not in self.sessions:
             raise SessionError(f"there is no session {name}")

@@ -11,7 +11,7 @@ import pytest
 
 from pestfleet.case import Case
 from pestfleet.images.case import CONTROL_LABEL, hash_control
-from pestfleet.targets.compose.checks import DIGEST, check_case_image
+from pestfleet.targets.images import DIGEST, check_case_image
 from pestfleet_worker.errors import ConfigurationError
 
 

@@ -349,3 +349,61 @@ def test_every_setting_says_what_it_expects() -> None:
         *Settings.model_fields,
         *(f"image.{name}" for name in ImageSettings.model_fields),
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "environment", "file", "expected"),
+    [
+        ("4..50", "", "", (4, 50)),
+        (None, "4..50", "", (4, 50)),
+        (None, "", 'workers = "4..50"', (4, 50)),
+        (None, "", "workers = 4\nmost = 50", (4, 50)),
+        (8, "4..50", 'workers = "2..3"', (8, 0)),
+        (None, "8", 'workers = "4..50"', (8, 0)),
+        ("3..3", "", "", (3, 3)),
+    ],
+)
+def test_a_range_of_workers(
+    here: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: object,
+    environment: str,
+    file: str,
+    expected: tuple[int, int],
+) -> None:
+    write_settings(here, file)
+    monkeypatch.setenv("PESTFLEET_WORKERS", environment)
+    settings = read_settings(given={"workers": given})
+    assert (settings.workers, settings.most) == expected
+
+
+def test_most_of_the_command_line_goes_with_workers_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PESTFLEET_WORKERS", "4")
+    settings = read_settings(given={"most": 9})
+    assert (settings.workers, settings.most) == (4, 9)
+
+
+@pytest.mark.parametrize("text", ["50..4", "4..", "..5", "0..5", "a..b", "1...4"])
+def test_what_is_no_range_of_workers(here: Path, text: str) -> None:
+    path = write_settings(here, f'workers = "{text}"')
+    with pytest.raises(ConfigurationError) as caught:
+        read_settings()
+    assert caught.value.message.startswith(f"{path}:1: workers is ")
+    assert "a range of two such as 4..50" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("on", "limits"),
+    [("local", (0.0, 0.0)), ("compose", (20.0, 0.0)), ("kubernetes", (20.0, 72.0))],
+)
+def test_limits_suit_the_target_unless_they_are_given(
+    on: str, limits: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = read_settings(given={"on": on})
+    assert (settings.idle_minutes, settings.max_hours) == limits
+    assert read_configuration(given={"on": on}).describe()["max_hours"] == (limits[1], "default")
+    monkeypatch.setenv("PESTFLEET_IDLE_MINUTES", "0")
+    settings = read_settings(given={"on": on, "max_hours": 1.5})
+    assert (settings.idle_minutes, settings.max_hours) == (0.0, 1.5)

@@ -177,3 +177,50 @@ def test_a_journal_that_cannot_be_written_stops_the_session(
     assert not got
     with pytest.raises(SessionError, match=r"the journal cannot be written: .*No space left"):
         ledger.check_stop()
+
+
+def earlier(
+    parameters: bytes, observations: bytes = ANSWER, failure: Failure | None = None
+) -> Result:
+    """What a worker answered to a master before ours."""
+    return Result(7, "w", 0, 2.0, observations, failure, parameters=parameters)
+
+
+def test_a_run_that_an_earlier_master_wanted_is_not_made_again(
+    ledger: RunLedger, fleet: FakeFleet, store: FakeStore, tmp_path: Path
+) -> None:
+    ledger.adopt(earlier(ONE))
+    answers: list[Result] = []
+    ledger.request(ONE, answers.append)
+    assert [answer.observations for answer in answers] == [ANSWER]
+    assert fleet.asked == [] and store.kept == {ONE: ANSWER}
+    assert read_finished_runs(tmp_path / "journal.jsonl") == {ONE: ANSWER}
+
+
+def test_a_run_that_is_under_way_twice_counts_once(
+    ledger: RunLedger, fleet: FakeFleet, tmp_path: Path
+) -> None:
+    answers: list[Result] = []
+    number = ledger.request(ONE, answers.append, name="mine")
+    ledger.adopt(earlier(ONE))
+    assert [(a.id, a.observations, a.parameters) for a in answers] == [(number, ANSWER, b"")]
+    assert fleet.cancelled == [fleet.asked[0].id]
+    ledger.adopt(earlier(ONE))
+    (run,) = [e for e in read_journal(tmp_path / "journal.jsonl") if e["event"] == "run"]
+    assert (run["id"], run["name"]) == (7, "mine")
+    assert ledger.counts.made == ledger.counts.answered == 1
+
+
+@pytest.mark.parametrize(
+    "result",
+    [earlier(ONE, b"", Failure("model-failed", "no")), earlier(ONE, ANSWER[:8]), earlier(ONE, b"")],
+)
+def test_a_failure_of_before_is_no_answer(
+    ledger: RunLedger, fleet: FakeFleet, result: Result, tmp_path: Path
+) -> None:
+    answers: list[Result] = []
+    ledger.request(ONE, answers.append)
+    ledger.adopt(result)
+    assert answers == [] and fleet.cancelled == []
+    fleet.finish(fleet.asked[0])
+    assert len(answers) == 1

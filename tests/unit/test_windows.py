@@ -23,7 +23,12 @@ POSIX_ONLY = {
 }
 
 # What is there names files in containers, and these run Linux.
-IN_CONTAINERS = ("client/pestfleet/images/", "client/pestfleet/targets/compose/")
+IN_CONTAINERS = (
+    "client/pestfleet/images/",
+    "client/pestfleet/targets/compose/",
+    "client/pestfleet/targets/kubernetes/",
+    "client/pestfleet/cluster_api.py",
+)
 
 POSIX_MODULES = {
     "crypt", "fcntl", "grp", "posix", "pty", "pwd", "resource", "syslog", "termios", "tty",
@@ -46,7 +51,7 @@ WINDOWS_SIGNAL = {
 POSIX_METHODS = {"add_signal_handler", "symlink_to"}
 POSIX_ARGUMENTS = {"preexec_fn", "process_group", "shell", "start_new_session", "umask"}
 POSIX_PATH = re.compile(r"/(bin|dev|etc|home|opt|proc|root|run|sys|tmp|usr|var)(/|$)")
-NOT_TEXT_OPENERS = {"bz2", "gzip", "lzma", "os", "tarfile", "webbrowser", "zipfile"}
+NOT_TEXT_OPENERS = {"bz2", "gzip", "lzma", "opener", "os", "tarfile", "webbrowser", "zipfile"}
 
 
 class WindowsScan(ast.NodeVisitor):

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pestfleet.cli.commands import show_error
-from pestfleet.cli.elsewhere import find_session, on_option
+from pestfleet.cli.commands import say, show_error
+from pestfleet.cli.elsewhere import find_session, on_option, read_where
 from pestfleet.cli.options import session_argument, sessions_option
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
-    from pestfleet.targets.base import RemoteSession
+    from pestfleet.targets.base import RemoteSession, SessionInfo
 
 
 @click.command("down", short_help="Remove what a session has on its target.")
@@ -95,5 +95,19 @@ def _find_all(
     return [
         find_session(info.name, sessions, info.target)
         for name in names
-        for info in targets.list_remote_sessions(name)
+        for info in _list_there(name, needed=on is not None)
     ]
+
+
+def _list_there(target: str, *, needed: bool) -> list[SessionInfo]:
+    """Sessions of a target; none where it is not in use here, unless it is `needed`."""
+    from pestfleet import targets
+
+    try:
+        return targets.list_remote_sessions(target, read_where())
+    except PestfleetError as error:
+        if needed:
+            raise
+        if not isinstance(error, ConfigurationError):  # as where there is no kubeconfig
+            say(f"{target} cannot be asked: {error.message}")
+        return []

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from pestfleet.cli.commands import say
+from pestfleet.cli.options import Function
 from pestfleet_worker.errors import SessionError, TargetError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
-    from pestfleet.targets.base import RemoteSession
+    from pestfleet.targets.base import RemoteSession, Where
 
-on_option = click.option(
-    "--on",
-    metavar="TARGET",
-    help="Look there, by labels, for a session that was launched elsewhere.  "
-    "[default: the target in the session's folder]",
+_WHERE = "pestfleet.where"  # what --context and --namespace said, in the command's context
+
+
+def _note_where(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    ctx.meta.setdefault(_WHERE, {})[parameter.name] = value
+
+
+_ELSEWHERE = (
+    click.option(
+        "--on",
+        metavar="TARGET",
+        help="Look there, by labels, for a session that was launched elsewhere.  "
+        "[default: the target in the session's folder]",
+    ),
+    click.option(
+        "--context",
+        metavar="NAME",
+        expose_value=False,
+        callback=_note_where,
+        help="Context of the kubeconfig.  [default: the session's, or the current one]",
+    ),
+    click.option(
+        "--namespace",
+        metavar="NAME",
+        expose_value=False,
+        callback=_note_where,
+        help="Namespace of Kubernetes.  [default: the session's, or the context's]",
+    ),
 )
+
+
+def on_option(function: Function) -> Function:
+    """Where a session may be that has no folder here."""
+    return reduce(lambda wrapped, option: option(wrapped), reversed(_ELSEWHERE), function)
+
+
 fetch_option = click.option(
     "--fetch", is_flag=True, help="First copy the session's files from its target."
 )
@@ -52,8 +84,11 @@ def find_session(
         if missing is not None:
             raise missing
         return local, None
+    where = read_where(local)
     try:
-        remote = targets.open_remote_session(target, local.name if local is not None else name)
+        remote = targets.open_remote_session(
+            target, local.name if local is not None else name, where
+        )
     except SessionError:
         if local is None:
             raise
@@ -66,6 +101,18 @@ def find_session(
     if local is not None and local.name != remote.info.name:
         local = None
     return local, remote
+
+
+def read_where(local: Session | None = None) -> Where:
+    """Which cluster and namespace is meant: by the command line, the session, or the settings."""
+    from pestfleet.config import read_settings
+    from pestfleet.targets.base import Where
+
+    context = click.get_current_context(silent=True)
+    given = context.meta.get(_WHERE, {}) if context is not None else {}
+    settings = read_settings()
+    own = local.where if local is not None else Where(settings.context, settings.namespace)
+    return Where(given.get("context") or own.context, given.get("namespace") or own.namespace)
 
 
 def open_fetched(name: str | None, sessions: Path | None, on: str | None) -> Session:

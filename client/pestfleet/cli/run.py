@@ -31,6 +31,19 @@ if TYPE_CHECKING:
 @click.option(
     "--image", metavar="NAME", default="", help="Image with the case in it.  [default: it is built]"
 )
+@click.option(
+    "--values",
+    metavar="FILE",
+    multiple=True,
+    help="YAML file with values for the chart on Kubernetes. Repeatable.",
+)
+@click.option(
+    "--set",
+    "sets",
+    metavar="NAME=VALUE",
+    multiple=True,
+    help="A value for the chart on Kubernetes, such as workers.spot=gke. Repeatable.",
+)
 @click.option("--detach", is_flag=True, help="Launch a session of containers, and leave it alone.")
 @click.option("--dry-run", is_flag=True, help="Say what would be launched, and launch nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object an event on stdout.")
@@ -40,6 +53,8 @@ def command(
     name: str,
     i_know_the_port_is_open: bool,
     image: str,
+    values: tuple[str, ...],
+    sets: tuple[str, ...],
     detach: bool,
     dry_run: bool,
     as_json: bool,
@@ -58,7 +73,7 @@ def command(
         given["engine_options"] = {**given["engine_options"], "i_know_the_port_is_open": "true"}
     settings = read_settings(case, given=given)
     _warn_of_cores(settings)
-    place = _make_placement(settings, image)
+    place = _make_placement(settings, image, values, sets)
     if detach and place.master == "here":
         raise ConfigurationError(
             "a session whose master is here cannot be left alone",
@@ -85,7 +100,9 @@ def command(
     host_session(session, make_host, as_json=as_json)
 
 
-def _make_placement(settings: Settings, image: str) -> Placement:
+def _make_placement(
+    settings: Settings, image: str, values: tuple[str, ...], sets: tuple[str, ...]
+) -> Placement:
     from pestfleet import targets
     from pestfleet.folder import Placement
 
@@ -98,11 +115,17 @@ def _make_placement(settings: Settings, image: str) -> Placement:
         cpus=settings.cpus,
         pids=settings.pids,
         image=image,
+        context=settings.context,
+        namespace=settings.namespace,
+        values=tuple(str(Path(file).resolve()) for file in values),
+        sets=sets,
+        least=settings.min_workers,
     )
 
 
 def _warn_of_cores(settings: Settings) -> None:
-    slots, cores = settings.workers * settings.slots, os.cpu_count() or 1
+    workers = max(settings.workers, settings.most)
+    slots, cores = workers * settings.slots, os.cpu_count() or 1
     if settings.on == "local" and slots > cores:
         click.echo(
             f"warning: {slots:,} slots on this machine, which has {cores} "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pestfleet.cli.commands import say
-from pestfleet.cli.elsewhere import on_option
+from pestfleet.cli.elsewhere import on_option, read_where
 from pestfleet.cli.options import json_option, sessions_option
 from pestfleet_worker.errors import ConfigurationError, TargetError
 
@@ -76,18 +76,18 @@ def _ask_targets(found: list[tuple[Session, dict[str, Any]]]) -> None:
     from pestfleet import targets
 
     orphans = [
-        (session.name, session.spec.target, status)
+        (session.name, (session.spec.target, session.where), status)
         for session, status in found
         if status.get("state") == "died" and session.spec.place.master == "there"
     ]
-    for target in {target for _, target, _ in orphans}:
+    for place in {place for _, place, _ in orphans}:
         try:
-            there = {info.name: info.state for info in targets.list_remote_sessions(target)}
+            there = {info.name: info.state for info in targets.list_remote_sessions(*place)}
         except TargetError as error:
-            say(f"{target} cannot be asked: {error.message}")
+            say(f"{place[0]} cannot be asked: {error.message}")
             continue
-        for name, _, status in orphans:
-            if there.get(name) == "running":
+        for name, one, status in orphans:
+            if one == place and there.get(name) == "running":
                 status["state"] = "running there"
 
 
@@ -102,7 +102,7 @@ def _list_remote(on: str, *, as_json: bool) -> None:
             f"sessions on {on} have no labels: they are where their folder is",
             remedy=f"Leave --on out, or say one of: {', '.join(targets.REMOTE_NAMES)}.",
         )
-    found = targets.list_remote_sessions(on)
+    found = targets.list_remote_sessions(on, read_where())
     if as_json:
         click.echo(dump_json([asdict(info) for info in found]))
         return

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from pestfleet.session import Session
     from pestfleet.targets.base import RemoteSession
 
+KEPT = "results kept"  # state of a session of which there is a volume only
 WATCH_INTERVAL = 0.5  # seconds; the master writes its state that often
+SLOTS = 200  # as many are shown: more take a second to lay out
+SILENT = 5.0  # seconds without a word after which that is told of a worker
 
 
 @click.command("status", short_help="Show how far a session is, and what each slot does.")
@@ -56,7 +59,9 @@ def _look(local: Session | None, remote: RemoteSession | None) -> dict[str, Any]
         return local.status()
     assert remote is not None
     try:
-        remote = targets.open_remote_session(remote.info.target, remote.info.name)
+        remote = targets.open_remote_session(
+            remote.info.target, remote.info.name, remote.info.where
+        )
     except SessionError:  # somebody has removed it meanwhile
         if local is None:
             raise
@@ -65,8 +70,13 @@ def _look(local: Session | None, remote: RemoteSession | None) -> dict[str, Any]
     if local is not None and local.spec.place.master == "here":  # it died, its workers are left
         return {**local.status(), "containers": list(info.parts)}
     state = remote.read_state()
+    if local is not None and not state and info.state == KEPT:
+        known = local.status()
+        if known.get("state") not in ("running", "died"):  # it was followed to its end
+            return {**known, "containers": list(info.parts)}
     if info.state != "running" and state.get("state", "running") == "running":
-        state["state"] = "died"  # before it could write how it ended
+        # Of a volume alone nobody knows how the session ended; else it died before it wrote that.
+        state["state"] = KEPT if not state and info.state == KEPT else "died"
     return {"session": info.name, "state": "running", **state, "containers": list(info.parts)}
 
 
@@ -104,7 +114,7 @@ def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> Ren
     name = status["session"]
     lines: list[RenderableType] = []
     if "batch" not in status:
-        text = "is starting" if state == "running" else "died before its first run"
+        text = {"running": "is starting", KEPT: "has ended"}.get(state, "died before its first run")
         lines.append(f"session {name} {text}")
     else:
         lines.append(render_state(status))
@@ -120,27 +130,42 @@ def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> Ren
     lines += [f"  {part}" for part in status.get("containers", ())]
     if state == "died" and ended_by_user:
         lines.append("it was asked to stop, and was ended before it had")
+    if state == KEPT:
+        lines.append(f"See them with: pestfleet results {name} --fetch")
     if state in ("stopped", "died", "failed"):
         lines.append(f"Go on with: pestfleet resume {name}")
     return Group(*lines)
 
 
 def _list_slots(status: dict[str, Any]) -> RenderableType:
-    from pestfleet.cli.tables import make_table
-    from pestfleet.progress import format_duration
+    from rich.console import Group
 
+    from pestfleet.cli.tables import make_table
+
+    workers = status["workers"]
+    if not workers:
+        return "no worker is there yet"
+    more = sum(len(worker["slots"]) for worker in workers) - SLOTS
+    if more > 0:  # those that are silent are what matters
+        workers = sorted(workers, key=lambda worker: worker["silent_seconds"] <= SILENT)
     table = make_table()
     for column in ("worker", "host", "slot", "does", "runs made"):
         table.add_column(column)
-    for worker in status["workers"]:
-        silent = worker["silent_seconds"]
+    for worker in workers:
         for number, slot in enumerate(worker["slots"]):
-            does = "idle"
-            if slot["run"] is not None:
-                does = f"run {slot['run']}, {format_duration(slot['seconds'])}"
-            if silent > 5:
-                does += f" (silent for {format_duration(silent)})"
+            if table.row_count == SLOTS:
+                break
             first = (worker["name"], worker["host"]) if number == 0 else ("", "")
             made = str(worker["finished"]) if number == 0 else ""
-            table.add_row(*first, str(number), does, made)
-    return table if status["workers"] else "no worker is there yet"
+            table.add_row(*first, str(number), _describe_slot(worker, slot), made)
+    return Group(table, f"and {more:,} more slots; --json has all") if more > 0 else table
+
+
+def _describe_slot(worker: dict[str, Any], slot: dict[str, Any]) -> str:
+    from pestfleet.progress import format_duration
+
+    silent = worker["silent_seconds"]
+    does = "idle"
+    if slot["run"] is not None:
+        does = f"run {slot['run']}, {format_duration(slot['seconds'])}"
+    return f"{does} (silent for {format_duration(silent)})" if silent > SILENT else does

@@ -30,6 +30,8 @@ _OWN = {"pestfleet-worker": "pestfleet_worker", "pestfleet": "pestfleet"}
 _CONTENTS = {"worker": ("pestfleet-worker",), "master": ("pestfleet-worker", "pestfleet")}
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# A master in a cluster keeps finished runs in a bucket, where it is asked to.
+_EXTRAS = {"master": ("s3",)}
 _EXTRA = re.compile(r";.*\bextra\s*==")
 _AT_LEAST = re.compile(r">=\s*([0-9]+(?:\.[0-9]+)*)")
 _OLDEST_PYTHON = (3, 11)  # of an image that pestfleet runs in
@@ -98,7 +100,9 @@ def make_context(
         own = [distribution(name) for name in _CONTENTS[role]]
         for one in own:
             files[_name_wheel(one)] = make_wheel(one, _OWN[one.metadata["Name"]])
-        needed = sorted({text for one in own for text in _list_requirements(one)}, key=str.lower)
+        found = {text for one in own for text in _list_requirements(one)}
+        found |= {text for one in own for text in _list_extras(one, _EXTRAS.get(role, ()))}
+        needed = sorted(found, key=str.lower)
         needed = [text for text in needed if _read_name(text) not in _OWN]
         files["requirements.txt"] = "".join(f"{text}\n" for text in needed).encode()
         files["constraints.txt"] = "".join(f"{line}\n" for line in pin_versions(needed)).encode()
@@ -180,6 +184,17 @@ def _mark(installed: Distribution) -> str:
 def _list_requirements(installed: Distribution) -> list[str]:
     """The requirements of a distribution without those of its extras."""
     return [text for text in installed.requires or [] if not _EXTRA.search(text)]
+
+
+def _list_extras(installed: Distribution, extras: Iterable[str]) -> list[str]:
+    """The requirements of some extras of a distribution, without that mark."""
+    marks = tuple(re.compile(rf"\s*;\s*extra\s*==\s*['\"]{extra}['\"]\s*$") for extra in extras)
+    return [
+        mark.sub("", text)
+        for text in installed.requires or []
+        for mark in marks
+        if mark.search(text)
+    ]
 
 
 def _read_name(requirement: str) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from pestfleet.targets.base import FleetPlan, RemoteSession, SessionInfo, Target
+from pestfleet.targets.base import FleetPlan, RemoteSession, SessionInfo, Target, Where
 from pestfleet_worker.errors import ConfigurationError
 
 _MAKERS = {"local": ("pestfleet.targets.local", "LocalTarget")}
 # Targets of containers. Each package has `sessions` (found by labels) and `launch`.
-_REMOTE = {"compose": "pestfleet.targets.compose"}
+_REMOTE = {
+    "compose": "pestfleet.targets.compose",
+    "kubernetes": "pestfleet.targets.kubernetes",
+}
+_EXTRAS = ("kubernetes", "websocket")  # packages that come with an extra of the target's name
 REMOTE_NAMES = tuple(_REMOTE)
 NAMES = (*_MAKERS, *_REMOTE)
 
@@ -20,15 +24,18 @@ def is_remote(name: str) -> bool:
     return name in _REMOTE
 
 
-def list_remote_sessions(name: str) -> list[SessionInfo]:
+def list_remote_sessions(name: str, where: Where | None = None) -> list[SessionInfo]:
     """The sessions of a target of containers, newest first. Raises `TargetError`."""
-    found: list[SessionInfo] = _import_remote(name, "sessions").list_sessions()
+    found: list[SessionInfo] = _import_remote(name, "sessions").list_sessions(where or Where())
     return found
 
 
-def open_remote_session(name: str, session: str | None) -> RemoteSession:
+def open_remote_session(
+    name: str, session: str | None, where: Where | None = None
+) -> RemoteSession:
     """One of these sessions, or the newest. Raises `SessionError`, `TargetError`."""
-    opened: RemoteSession = _import_remote(name, "sessions").open_session(session)
+    module = _import_remote(name, "sessions")
+    opened: RemoteSession = module.open_session(session, where or Where())
     return opened
 
 
@@ -44,7 +51,15 @@ def load_launch(name: str) -> Any:
 
 def _import_remote(name: str, part: str) -> Any:
     check_name(name)
-    return import_module(f"{_REMOTE[name]}.{part}")
+    try:
+        return import_module(f"{_REMOTE[name]}.{part}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _EXTRAS:
+            raise
+        raise ConfigurationError(
+            f"the target {name} needs the package {error.name}, which is not installed",
+            remedy=f"pip install 'pestfleet[{name}]'",
+        ) from error
 
 
 def check_name(name: str) -> None:
@@ -52,6 +67,24 @@ def check_name(name: str) -> None:
     if name not in NAMES:
         raise ConfigurationError(
             f"there is no target {name!r}", remedy=f"Targets: {', '.join(NAMES)}."
+        )
+
+
+def check_elastic(on: str, *, there: bool, workers: int, most: int) -> None:
+    """Can workers of that target come and go? `there`: its master is beside them.
+
+    Raises `ConfigurationError`.
+    """
+    if most < workers:
+        raise ConfigurationError(
+            f"at most {most} workers are less than at least {workers}",
+            remedy="A range of workers is such as --workers 4..50.",
+        )
+    if on == "compose" and there:
+        raise ConfigurationError(
+            "a master in a container of the Docker engine cannot start and end workers",
+            remedy="Ask for a number of workers and change it with pestfleet scale, or have the "
+            "master here: --master here.",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -33,6 +33,8 @@ class Site:
     `relay_host`, `relay_port`: where the master's relay listens (agent mode); `advertised` and
     `advertised_port`: how workers reach it, where that differs. `platform`: of the workers, for
     the run cache; "": this machine's. `broker_patience`: seconds to wait for a broker that starts.
+    `keep_workers`: a master that is interrupted leaves them to the next one. `began`: when the
+    session was launched, in seconds since 1970, where that was before this master began; 0: then.
     """
 
     make_target: Callable[[FleetPlan], Target]
@@ -43,6 +45,19 @@ class Site:
     advertised_port: int = 0
     platform: str = ""
     broker_patience: float = 0.0
+    keep_workers: bool = False
+    began: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Which of several places a target means: `context` of the kubeconfig, and namespace there.
+
+    "": the current one.
+    """
+
+    context: str = ""
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +74,7 @@ class SessionInfo:
     began: float
     folder: str = ""
     parts: tuple[str, ...] = ()
+    where: Where = Where()
 
 
 class RemoteSession(Protocol):
@@ -103,8 +119,11 @@ class Target(Protocol):
         """Raises `TargetError` when workers cannot come, with the reason."""
         ...
 
-    def scale(self, workers: int) -> None:
-        """Have that many workers."""
+    def scale(self, workers: int, surplus: Collection[str] = ()) -> None:
+        """Have that many workers, soon.
+
+        `surplus`: workers that have been drained, and go first where some must go.
+        """
         ...
 
     def replace(self, worker: str) -> None:

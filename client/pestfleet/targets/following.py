@@ -31,7 +31,16 @@ Say = Callable[[str], None]
 
 INTERVAL = 1.0  # seconds between two looks
 PATIENCE = 120.0  # seconds without an answer of the platform after which we give up
+SILENCE = 5.0  # seconds of it after which the user hears of it
 NO_RESTART = (2, 3, 4, 8)  # exit codes of a master that would end the same way again
+
+
+class _Lost(Exception):
+    """The platform has not answered for too long."""
+
+    def __init__(self, trouble: Exception) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
 
 
 class FollowedMaster(ABC):
@@ -43,6 +52,7 @@ class FollowedMaster(ABC):
 
     trouble: ClassVar[tuple[type[Exception], ...]]  # how the platform fails
     platform: ClassVar[str]  # in words
+    lives_alone: ClassVar[bool] = False  # does a session go on when it is not followed any more?
 
     def __init__(self, folder: SessionFolder, spec: SessionSpec, *, on_event: OnEvent) -> None:
         self._folder = folder
@@ -51,7 +61,9 @@ class FollowedMaster(ABC):
         self._interrupted = threading.Event()
         self._over = threading.Event()
         self._state: dict[str, Any] = {"session": spec.session, "state": "running"}
+        self._failure: PestfleetError | None = None  # of a master that did not tell its end
         self._told = 0.0  # time of the last event that was passed on
+        self._told_silence = False
         self._silent = 0.0  # when the platform last did not answer a look (monotonic)
         self._failures: tuple[type[Exception], ...] = (*self.trouble, OSError, PestfleetError)
 
@@ -110,12 +122,9 @@ class FollowedMaster(ABC):
         """Launch the session and leave it alone. Nothing is left of a launch that raises."""
         self._folder.acquire()
         try:
-            self._launch_all(self._note)
-        except self.trouble as trouble:
-            self._clear_away(discard_results=not self._fetch())
-            raise self._explain(trouble) from trouble
+            self._launch()
         except BaseException:
-            self._clear_away(discard_results=not self._fetch())
+            self._clear_away(discard_results=self._fetch() is False)
             raise
         finally:
             self._folder.release()
@@ -123,24 +132,35 @@ class FollowedMaster(ABC):
     def _host(self) -> Outcome:
         error: PestfleetError | None = None
         try:
-            self._launch_all(self._note)
+            self._launch()
             self._follow()
         except Interrupted:
             logger.info("interrupted")
         except KeyboardInterrupt:  # in Python; the command line asks for a stop
             self._try_to_stop()
+        except _Lost as lost:
+            error = self._explain(lost.trouble)
+            if self.lives_alone:
+                return self._read_outcome(error, fetched=False)
         except PestfleetError as problem:
             error = problem
-        except self.trouble as trouble:
-            error = self._explain(trouble)
         except BaseException:
             self._clear_away()
             raise
         fetched = self._fetch()
         outcome = self._read_outcome(error, fetched=fetched)
         finished = fetched and outcome.error is None
-        self._clear_away(discard_results=finished or not fetched)
+        # Where nobody knows whether there are results, they are kept.
+        self._clear_away(discard_results=finished or fetched is False)
         return outcome
+
+    def _launch(self) -> None:
+        try:
+            self._launch_all(self._note)
+        except PestfleetError:
+            raise
+        except self.trouble as trouble:
+            raise self._explain(trouble) from trouble
 
     # -- following -----------------------------------------------------------------------------
 
@@ -154,14 +174,17 @@ class FollowedMaster(ABC):
                 if self._wants_stop() and stopping is None:
                     stopping = threading.Thread(target=self._try_to_stop, daemon=True)
                     stopping.start()
-                if self._look(stopping=stopping is not None):
+                tried = stopping is not None and not stopping.is_alive()
+                if self._look(stopping=stopping is not None) or tried:
                     break
-                heard = time.monotonic()
+                heard = self._hear(heard)
             except self.trouble as trouble:
                 logger.warning("%s does not answer: %s", self.platform, trouble)
                 self._silent = time.monotonic()
-                if time.monotonic() - heard > PATIENCE:
-                    raise
+                if self._silent - heard > PATIENCE:
+                    self._over.set()
+                    raise _Lost(trouble) from trouble
+                self._tell_silence(self._silent - heard)
             self._interrupted.wait(INTERVAL if stopping is None else 0.0)
             if stopping is not None:
                 stopping.join(INTERVAL)
@@ -169,6 +192,20 @@ class FollowedMaster(ABC):
         listener.join(2 * INTERVAL)
         if stopping is not None:
             raise Interrupted("stopped")
+
+    def _tell_silence(self, seconds: float) -> None:
+        if seconds > SILENCE and not self._told_silence:
+            self._told_silence = True
+            text = f"{self.platform} does not answer, and is asked again for {PATIENCE:.0f} s"
+            self._tell_all([text + "; the session goes on meanwhile" * self.lives_alone])
+
+    def _hear(self, last: float) -> float:
+        """The platform has answered, after a time without one since `last`."""
+        now = time.monotonic()
+        if self._told_silence:
+            self._told_silence = False
+            self._tell_all([f"{self.platform} answers again, after {now - last:.0f} s"])
+        return now
 
     def _take_state(self, state: dict[str, Any]) -> None:
         if state:
@@ -180,7 +217,7 @@ class FollowedMaster(ABC):
     def _try_to_stop(self) -> None:
         try:
             self._stop_master()
-        except self.trouble as trouble:
+        except self._failures as trouble:
             logger.warning("the master could not be stopped: %s", trouble)
 
     def _tell_all(self, lines: list[str]) -> None:
@@ -222,7 +259,8 @@ class FollowedMaster(ABC):
 
     # -- the end -------------------------------------------------------------------------------
 
-    def _fetch(self) -> bool:
+    def _fetch(self) -> bool | None:
+        """Is there something, and was it fetched? None when that failed."""
         try:
             return self._fetch_files()
         except self._failures as trouble:
@@ -231,17 +269,21 @@ class FollowedMaster(ABC):
             self._tell_all(
                 [f"the results could not be fetched; try: pestfleet results {words} --fetch"]
             )
-            return False
+            self._failure = self._failure or TargetError(
+                f"the results of session {self._spec.session} could not be fetched: {trouble}",
+                remedy=f"They are kept; try: pestfleet results {words} --fetch",
+            )
+            return None
 
     def _clear_away(self, *, discard_results: bool = False) -> None:
         try:
             self._remove_all(discard_results=discard_results)
-        except self.trouble as trouble:
+        except self._failures as trouble:
             logger.warning("not all could be removed: %s", trouble)
             words = self._folder.words
             self._tell_all([f"parts may be left; remove them with: pestfleet down {words}"])
 
-    def _read_outcome(self, error: PestfleetError | None, *, fetched: bool) -> Outcome:
+    def _read_outcome(self, error: PestfleetError | None, *, fetched: bool | None) -> Outcome:
         end: dict[str, Any] = {}
         if fetched and self._folder.journal.exists():
             events = [event for event in read_journal(self._folder.journal)]
@@ -250,10 +292,9 @@ class FollowedMaster(ABC):
         if fetched:
             self._take_state(self._folder.read_state())
         if error is None and not end:
-            name = self._folder.words
-            error = Interrupted(
+            error = self._failure or Interrupted(
                 f"session {self._spec.session} was stopped",
-                remedy=f"Go on with: pestfleet resume {name}",
+                remedy=f"Go on with: pestfleet resume {self._folder.words}",
             )
         if error is not None:
             stopped = isinstance(error, Interrupted)

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import docker
 
-
-class _Stream(io.RawIOBase):
-    """The chunks of an answer as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        self._chunks = chunks
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
-        while not self._rest:
-            try:
-                self._rest = next(self._chunks)
-            except StopIteration:
-                return 0
-        taken = self._rest[: len(buffer)]
-        self._rest = self._rest[len(taken) :]
-        buffer[: len(taken)] = taken
-        return len(taken)
+from pestfleet.targets.streams import open_archive
 
 
 def _open(client: docker.DockerClient, container: str, path: str) -> tarfile.TarFile:
     chunks, _ = client.api.get_archive(container, path)
-    return tarfile.open(fileobj=io.BufferedReader(_Stream(iter(chunks))), mode="r|")
+    return open_archive(iter(chunks))
 
 
 def read_file(client: docker.DockerClient, container: str, path: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import uuid
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pestfleet.images.engine import LOOPBACK, connect_engine, find_engine_host
 from pestfleet.session import Session
 from pestfleet.settings import ImageSettings
 from pestfleet.targets.addresses import find_free_port, find_place, pack_url
-from pestfleet.targets.compose.checks import check_case_image, check_free
+from pestfleet.targets.compose.checks import check_free
 from pestfleet.targets.compose.document import (
     INPUT,
     RELAY_PORT,
@@ -30,8 +29,9 @@ from pestfleet.targets.compose.document import (
 )
 from pestfleet.targets.compose.fleet import ComposeFleet, tell_trouble
 from pestfleet.targets.compose.follower import ContainerMaster
-from pestfleet.targets.compose.home import HomeMaster
+from pestfleet.targets.compose.home import ComposeHome
 from pestfleet.targets.compose.program import find_compose
+from pestfleet.targets.images import check_case_image, make_images
 from pestfleet_worker.errors import ConfigurationError, TargetError
 
 if TYPE_CHECKING:
@@ -39,12 +39,7 @@ if TYPE_CHECKING:
 
 USER = "10001:10001"  # of the containers, where the caller is root or has no such number
 
-# Lines of a build that people see; what the builder writes goes into the log.
-_NEWS = ("building ", "looking ")
-
 _LOCAL = ("localhost", "127.0.0.1", "::1")
-
-logger = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
 
@@ -56,7 +51,7 @@ def make_host(
     broker_url: str,
     on_event: OnEvent,
     resume: bool,
-) -> ContainerMaster | HomeMaster:
+) -> ContainerMaster | ComposeHome:
     """Who hosts a session on compose: a follower of its master there, or a master here.
 
     With `resume` a master there that runs is followed, and what else is left is removed first.
@@ -88,7 +83,7 @@ def make_host(
             launch=_attach if runs else partial(_launch_there, session, image, broker_url, fleet),
             on_event=on_event,
         )
-    return HomeMaster(
+    return ComposeHome(
         session,
         fleet,
         make_plan=lambda say: make_plan(session, image, broker_url, say),
@@ -187,34 +182,12 @@ def _hand_out_url(
 
 
 def _make_images(session: Session, image: ImageSettings, say: Say) -> Images:
-    from pestfleet.images.base import ensure_image
-    from pestfleet.images.program import ensure_master_image
-
-    def tell(line: str) -> None:
-        logger.info("%s", line)
-        say(line if line.startswith(_NEWS) else "")  # who says may also stop
-
-    spec = session.spec
-    case = Case.read(session.folder.case / Path(spec.control_file).name)
-    worker = spec.place.image
-    if not worker:
-        from pestfleet.images.case import ensure_case_image
-
-        built = ensure_case_image(
-            case,
-            image,
-            options=spec.options,
-            on_line=tell,
-            on_problem=lambda problem: say(str(problem)),
-        )
-        worker = built.reference
-    there = spec.place.master == "there"
-    program = session.find_program() if there else None
+    made = make_images(session, image, say)
     return Images(
-        worker=worker,
-        master=ensure_master_image(image, program=program, on_line=tell),
+        worker=made["worker"],
+        master=made["master"],
         broker=image.broker,
-        tunnel=ensure_image("tunnel", image, on_line=tell) if spec.place.tunnel else "",
+        tunnel=made.get("tunnel", ""),
     )
 
 
@@ -245,6 +218,8 @@ def _write_host_words(spec: SessionSpec) -> tuple[str, ...]:
         "--threads", str(spec.threads),
         "--deliveries", str(spec.deliveries),
         "--time-limit", str(spec.seconds),
+        "--idle-minutes", str(spec.idle_minutes),
+        "--max-hours", str(spec.max_hours),
         "--relay-port", str(RELAY_PORT),
         "--advertise", "master",
         # A folder of the user's is not there, and finished runs are in the session's journal.

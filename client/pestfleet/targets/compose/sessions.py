@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pestfleet.images.engine import connect_engine
-from pestfleet.targets.base import SessionInfo
+from pestfleet.targets.base import SessionInfo, Where
 from pestfleet.targets.compose.document import FOLDER, ROLE, SESSION
 from pestfleet.targets.compose.fleet import (
     SESSION_VOLUME,
@@ -20,8 +20,11 @@ from pestfleet.targets.compose.fleet import (
 from pestfleet_worker.errors import SessionError
 
 
-def list_sessions() -> list[SessionInfo]:
-    """All sessions that have something on the engine, newest first. Raises `TargetError`."""
+def list_sessions(where: Where) -> list[SessionInfo]:
+    """All sessions that have something on the engine, newest first. Raises `TargetError`.
+
+    `where` is of no meaning here: DOCKER_HOST says which engine.
+    """
     with tell_trouble():
         client = connect_engine()
         found: dict[str, list[Container]] = defaultdict(list)
@@ -89,9 +92,9 @@ class RemoteFleet:
             return self._fleet.down(discard_results=discard_results)
 
 
-def open_session(name: str | None) -> RemoteFleet:
+def open_session(name: str | None, where: Where) -> RemoteFleet:
     """A session by its id, or the newest. Raises `SessionError` when there is none."""
-    sessions = list_sessions()
+    sessions = list_sessions(where)
     if name is None and sessions:
         return RemoteFleet(sessions[0])
     for session in sessions:

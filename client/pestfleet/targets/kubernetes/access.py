@@ -12,6 +12,7 @@ import os
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -29,9 +30,11 @@ logger = logging.getLogger(__name__)
 Body = dict[str, Any]
 
 JSON, MERGE = "application/json", "application/merge-patch+json"
+BRIEF = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 CONNECT, READ = 10.0, 60.0  # seconds
 PAGE = 500  # objects of a list in one answer
 _CHANNELS = {1: "stdout", 2: "stderr", 3: "status"}  # of an exec's frames, by their first byte
+_CONNECTING = threading.Lock()  # the timeout of connecting is the library's own
 _PROTOCOL = "v4.channel.k8s.io"
 
 
@@ -78,13 +81,14 @@ class Access:
     def get(self, path: str, **query: object) -> Body:
         return self._ask("GET", path, query)
 
-    def find_all(self, path: str, **query: object) -> list[Body]:
-        """All items of a list, in pages."""
+    def find_all(self, path: str, *, brief: bool = False, **query: object) -> list[Body]:
+        """All items of a list, in pages; `brief`: their metadata only."""
         items: list[Body] = []
         token = ""
+        accept = BRIEF if brief else JSON
         while True:
             paging = {"continue": token} if token else {}
-            page = self._ask("GET", path, {"limit": PAGE, **query, **paging})
+            page = self._ask("GET", path, {"limit": PAGE, **query, **paging}, accept=accept)
             items += page.get("items") or []
             token = page.get("metadata", {}).get("continue", "")
             if not token:
@@ -149,13 +153,20 @@ class Access:
             what = complaint.decode("utf-8", "replace").strip() or ended.get("message", "cut off")
             raise TargetError(f"{command[0]} in pod {pod} failed: {what}")
 
+    def execute_all(self, pod: str, container: str, command: list[str]) -> bytes:
+        """All that a command in a container writes to stdout. Raises as `execute` does."""
+        return b"".join(self.execute(pod, container, command))
+
     def open_socket(self, path: str, query: list[tuple[str, str]]) -> websocket.WebSocket:
         """A WebSocket to a subresource, such as exec or portforward, of channels in frames."""
         self._count()
         url = f"{self.server}{path}?{urlencode(query)}".replace("http", "ws", 1)
         headers = {"sec-websocket-protocol": _PROTOCOL, **self._authorize()}
         try:
-            made: websocket.WebSocket = create_websocket(self._configuration, url, headers)
+            # Its connecting would wait for ever for a server that swallows packets.
+            with _connect_in_time():
+                made: websocket.WebSocket = create_websocket(self._configuration, url, headers)
+            made.settimeout(None)
             return made
         except websocket.WebSocketBadStatusException as error:
             raise _read_refusal(error.status_code, error.resp_body or b"", path) from error
@@ -171,8 +182,9 @@ class Access:
         query: dict[str, Any],
         body: Body | None = None,
         kind: str = JSON,
+        accept: str = JSON,
     ) -> Body:
-        with self._open(method, path, query, body, kind) as answer:
+        with self._open(method, path, query, body, kind, accept=accept) as answer:
             try:
                 found: Body = json.loads(answer.read())
             except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
@@ -186,12 +198,14 @@ class Access:
         query: dict[str, Any],
         body: Body | None = None,
         kind: str = JSON,
+        *,
         read: float | None = READ,
+        accept: str = JSON,
     ) -> urllib3.BaseHTTPResponse:
         self._count()
         words = {name: _write(value) for name, value in query.items() if value is not None}
         url = f"{self.server}{path}" + (f"?{urlencode(words)}" if words else "")
-        headers = {"accept": JSON, "content-type": kind, **self._authorize()}
+        headers = {"accept": accept, "content-type": kind, **self._authorize()}
         pool: urllib3.PoolManager = self._client.rest_client.pool_manager
         try:
             answer = pool.request(
@@ -224,6 +238,16 @@ class Access:
             remedy="Is the cluster up, and the right one? See kubectl cluster-info, and choose "
             "another with --context.",
         )
+
+
+@contextmanager
+def _connect_in_time() -> Iterator[None]:
+    with _CONNECTING:
+        websocket.setdefaulttimeout(CONNECT)
+        try:
+            yield
+        finally:
+            websocket.setdefaulttimeout(None)
 
 
 def connect(context: str = "", namespace: str = "") -> Access:

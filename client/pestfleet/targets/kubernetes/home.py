@@ -1,0 +1,359 @@
+"""A master on the user's machine, with its broker, tunnel and workers in a cluster.
+
+The master reaches the broker through a port-forward of the API server, so it needs nothing but
+the kubeconfig: no load balancer, and no port that is open to the world. With a tunnel, its ssh goes
+the same way. The owner of all objects is the workers' Job, whose life is a lease of this process.
+
+A broker that others can reach is another way: one of the user's (`--broker amqps://…`), such as one
+that was installed with the chart and `broker.service.type=LoadBalancer`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NoReturn
+
+from pestfleet.credentials.parts import Choices, make_credentials
+from pestfleet.targets.addresses import BROKER_URL, CA, find_free_port, pack_url, readdress
+from pestfleet.targets.base import FleetPlan, Site
+from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say
+from pestfleet.targets.kubernetes.access import Unreachable
+from pestfleet.targets.kubernetes.diagnosis import find_dead_end, gather
+from pestfleet.targets.kubernetes.fleet import KubernetesFleet, find_end
+from pestfleet.targets.kubernetes.forward import Forward
+from pestfleet.targets.kubernetes.launch import KubernetesPlan, make_secret, needs_broker
+from pestfleet.targets.kubernetes.lease import Lease
+from pestfleet.targets.kubernetes.naming import Object, read_role
+from pestfleet.targets.kubernetes.results import fetch_logs
+from pestfleet.tunnel.keys import LISTEN_PORT, make_tunnel_keys
+from pestfleet_worker.errors import TargetError
+
+if TYPE_CHECKING:
+    from pestfleet.host import Host, OnEvent
+    from pestfleet.session import Session
+    from pestfleet.tunnel.connection import TunnelPlace
+    from pestfleet.tunnel.keys import TunnelKeys
+
+logger = logging.getLogger(__name__)
+
+BROKER_PORT, TUNNEL_PORT = 5671, 2222
+GLANCE = 0.5  # seconds between two looks for a pod that starts
+LOOK = 5.0  # seconds between two looks at the fleet
+START = 1800.0  # seconds for a pod that starts: machines and volumes may be made for it
+END_GRACE = 1  # seconds for a worker that is lost
+
+
+def make_home_host(
+    session: Session,
+    fleet: KubernetesFleet,
+    *,
+    make_plan: Callable[[Say], KubernetesPlan],
+    broker_url: str,
+    on_event: OnEvent,
+) -> Host:
+    """Who hosts a session whose master is here. `broker_url`: see `HomeMaster`."""
+    return KubernetesHome(
+        session, fleet, make_plan=make_plan, broker_url=broker_url, on_event=on_event
+    )
+
+
+class KubernetesHome(HomeMaster):
+    """See `HomeMaster`."""
+
+    trouble = (Unreachable,)
+    parts = "objects in the cluster"
+
+    def __init__(
+        self,
+        session: Session,
+        fleet: KubernetesFleet,
+        *,
+        make_plan: Callable[[Say], KubernetesPlan],
+        broker_url: str,
+        on_event: OnEvent,
+    ) -> None:
+        super().__init__(session, broker_url=broker_url, on_event=on_event)
+        self._fleet = fleet
+        self._make_plan = make_plan
+        self._lease: Lease | None = None
+        self._forwards: list[Forward] = []
+
+    def _launch_all(self, say: Say) -> tuple[str, Site]:
+        plan = self._make_plan(say)
+        fleet, spec = self._fleet, self._session.spec
+        say(f"starting the pods in namespace {fleet.access.namespace}")
+        keys = make_tunnel_keys() if spec.place.tunnel else None
+        relayed = spec.place.tunnel and spec.mode == "agent"
+        secrets, written = make_secrets(plan, self._broker_url, keys)
+        # Workers that come through the tunnel to a broker here: where that is, is not known yet.
+        late = spec.place.tunnel and not relayed
+        self._create(plan.objects, secrets, workers=0 if late else spec.workers)
+        watch = Watch(fleet, plan, self._warn)
+        url = self._broker_url
+        if needs_broker(spec, self._broker_url):
+            url = self._reach_broker(written, watch, say)
+        tunnel: Forward | None = None
+        if keys is not None:
+            await_pod(fleet, "tunnel", watch, say)
+            tunnel = self._open_forward("tunnel", TUNNEL_PORT)
+        relay_port = find_free_port() if relayed else 0
+
+        def make_target(wanted: FleetPlan) -> KubernetesTarget:
+            return KubernetesTarget(
+                wanted, plan, fleet, watch,
+                keys=keys, tunnel=tunnel, relay_port=relay_port, note=self._warn,
+            )  # fmt: skip
+
+        site = Site(
+            make_target,
+            case_in_image=True,
+            relay_port=relay_port,
+            advertised=name_tunnel(plan) if relayed else "",
+            advertised_port=LISTEN_PORT if relayed else 0,
+            platform=f"image {plan.images.worker}",
+            broker_patience=BROKER_PATIENCE,
+        )
+        return url, site
+
+    def _create(self, objects: list[Object], secrets: list[Object], *, workers: int) -> None:
+        job = next(o for o in objects if o["kind"] == "Job" and read_role(o) == "worker")
+        self._lease = Lease(self._fleet.access, job)
+        signed = self._lease.sign({**job, "spec": {**job["spec"], "parallelism": workers}})
+        others = [one for one in objects if one is not job]
+        self._fleet.apply([signed, *others, *secrets], owner="worker")
+        self._lease.start()
+
+    def _reach_broker(self, written: dict[str, str], watch: Watch, say: Say) -> str:
+        """The broker's URL for us: through a port-forward, with a copy of the session's CA."""
+        await_pod(self._fleet, "broker", watch, say)
+        host, port = self._open_forward("broker", BROKER_PORT).address
+        ca = self._session.path / "broker-ca.pem"
+        ca.write_text(written[CA], encoding="ascii")
+        url = written[BROKER_URL].strip()
+        return readdress(url, host=host, port=port, ca=str(ca.resolve()))
+
+    def _open_forward(self, role: str, port: int) -> Forward:
+        forward = Forward(lambda: find_running(self._fleet, role), self._fleet.access, port)
+        self._forwards.append(forward)
+        return forward
+
+    def _remove_all(self) -> None:
+        for forward in self._forwards:
+            forward.close()
+        if self._lease is not None:
+            self._lease.stop()
+        self._fleet.down(discard_results=True)  # its results are here
+
+    def _explain(self, trouble: Exception) -> TargetError:
+        return explain(trouble)
+
+
+class KubernetesTarget(HomeTarget):
+    """The workers of a session in a cluster, with the tunnel that they reach us through."""
+
+    trouble = (Unreachable,)
+
+    def __init__(
+        self,
+        wanted: FleetPlan,
+        plan: KubernetesPlan,
+        fleet: KubernetesFleet,
+        watch: Watch,
+        *,
+        keys: TunnelKeys | None,
+        tunnel: Forward | None,
+        relay_port: int,
+        note: Say,
+    ) -> None:
+        super().__init__(wanted, tunnel=tunnel is not None, relay_port=relay_port, note=note)
+        self.tunnel_host = name_tunnel(plan)
+        self._plan = plan
+        self._fleet = fleet
+        self._watch = watch
+        self._keys = keys
+        self._forward = tunnel
+        self._number = wanted.workers
+        self._looked = time.monotonic()
+        self._away = False
+
+    def describe(self) -> list[str]:
+        from pestfleet.targets.kubernetes.chart import dump
+
+        return dump(self._plan.objects).splitlines()
+
+    def _start_workers(self) -> None:
+        self._fleet.scale(self._number)
+
+    def _find_tunnel(self) -> TunnelPlace:
+        from pestfleet.tunnel.connection import TunnelPlace
+
+        assert self._forward is not None and self._keys is not None
+        files = self._keys.home_files()
+        return TunnelPlace(
+            *self._forward.address,
+            user_key=files["tunnel_key"],
+            host_public=files["host_key.pub"],
+            listen=LISTEN_PORT,
+        )
+
+    def _hand_out(self, files: dict[str, bytes]) -> None:
+        secret = make_secret(self._plan, name_broker_secret(self._plan), files)
+        self._fleet.add(secret, owner="worker")
+
+    def _look(self) -> None:
+        if time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        try:
+            job = self._fleet.find_job("worker")
+            ended = find_end(job) if job else ""
+            if job is None or ended:
+                self._tell_end(ended)
+            if job.get("status", {}).get("ready", 0) < int(job["spec"]["parallelism"]):
+                self._watch.look(self._number)
+        except Unreachable as trouble:
+            logger.warning("%s", trouble)
+            if not self._away:
+                self._note(f"{trouble.message}; trying again")
+            self._away = True
+            return
+        if self._away:
+            self._note("the cluster's API server answers again")
+        self._away = False
+
+    def _tell_end(self, reason: str) -> NoReturn:
+        """Raise for a Job that is over, or gone, while we need it."""
+        self._watch.look(self._number)  # which may know better
+        if not reason:
+            raise TargetError(
+                "the session's objects in the cluster were removed: by somebody, or because "
+                "this machine was not heard of for a while",
+                remedy="Finished runs are kept: pestfleet resume starts it again.",
+            )
+        raise TargetError(
+            f"the workers' Job has ended: {reason}",
+            remedy="Finished runs are kept: pestfleet resume starts it again.",
+        )
+
+    def _set_number(self, workers: int, surplus: Collection[str]) -> None:
+        """See `HomeTarget`. The Job makes no pod in place of one that is still on its way out,
+        so that those of the surplus are what is missing when it learns the new number.
+        """
+        self._number = workers
+        if surplus:
+            hosts = {worker.rpartition("-")[0] for worker in surplus}
+            pods = [pod.name for pod in self._fleet.pods("worker") if not pod.leaving]
+            with ThreadPoolExecutor(8) as pool:
+                list(pool.map(self._fleet.dismiss, [name for name in pods if name in hosts]))
+        self._fleet.scale(workers)
+
+    def _renew(self, host: str) -> None:
+        """See `HomeTarget`: the host name of a pod is its name; the Job makes another."""
+        self._fleet.dismiss(host, grace=END_GRACE)
+
+    def _end_workers(self) -> None:
+        fetch_logs(self._fleet, self._wanted.folder / "logs")
+
+    def _explain(self, trouble: Exception) -> TargetError:
+        return explain(trouble)
+
+
+class Watch:
+    """Says once what keeps pods from running."""
+
+    def __init__(self, fleet: KubernetesFleet, plan: KubernetesPlan, say: Say) -> None:
+        self._fleet = fleet
+        self._spec = plan.spec
+        self._say = say
+        self._told: set[str] = set()
+
+    def look(self, wanted: int = 0) -> None:
+        """Raises `TargetError` when too few of the workers will ever run, or no broker.
+
+        `wanted`: how many workers; 0: as many as the session asks for.
+        """
+        troubles = gather(self._fleet.access, self._fleet.session)
+        wanted = wanted or self._spec.workers
+        end = find_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
+        if end is not None:
+            raise TargetError("\n    ".join((end.message, *end.tail)), remedy=end.remedy)
+        for trouble in troubles:
+            if trouble.why not in self._told:
+                self._say(str(trouble))
+        self._told = {trouble.why for trouble in troubles}
+
+
+def make_secrets(
+    plan: KubernetesPlan, broker_url: str, keys: TunnelKeys | None
+) -> tuple[list[Object], dict[str, str]]:
+    """The Secrets that are in the cluster from the beginning, and the master's own files.
+
+    Nothing that proves the master, or home's end of the tunnel, is in the cluster.
+    """
+    made: list[Object] = []
+    ours: dict[str, str] = {}
+    if needs_broker(plan.spec, broker_url):
+        choices = Choices(plan.spec.session, broker_host=f"{plan.release}-broker")
+        parts = make_credentials(choices, parts=("broker", "master", "worker"))
+        ours = parts.pop("master")
+        files = {f"{part}.{name}": text for part in parts for name, text in parts[part].items()}
+        made.append(make_secret(plan, f"{plan.release}-credentials", _encode(files)))
+    elif plan.spec.mode == "agent" or not plan.spec.place.tunnel:
+        made.append(make_secret(plan, name_broker_secret(plan), pack_url(broker_url)))
+    if keys is not None:
+        made.append(make_secret(plan, name_tunnel(plan), _encode(keys.server_files())))
+    return made, ours
+
+
+def _encode(files: dict[str, str]) -> dict[str, bytes]:
+    return {name: text.encode() for name, text in files.items()}
+
+
+def name_broker_secret(plan: KubernetesPlan) -> str:
+    """The Secret with the URL of a broker that is not in the cluster."""
+    return f"{plan.release}-broker"
+
+
+def name_tunnel(plan: KubernetesPlan) -> str:
+    """The tunnel's Service for workers, and its Secret."""
+    return f"{plan.release}-tunnel"
+
+
+def find_running(fleet: KubernetesFleet, role: str) -> str:
+    """The name of the pod of a role. Raises `TargetError` when none runs."""
+    pod = fleet.find(role)
+    if pod is None or pod.phase != "Running" or pod.leaving:
+        raise TargetError(f"the {role} of session {fleet.session} has no pod that runs")
+    return pod.name
+
+
+def await_pod(fleet: KubernetesFleet, role: str, watch: Watch, say: Say) -> None:
+    """Wait until the pod of a role is ready; say what keeps it. Raises `TargetError`."""
+    deadline, looked = time.monotonic() + START, time.monotonic()
+    while True:
+        say("")
+        pod = fleet.find(role)
+        if pod is not None and pod.ready and not pod.leaving:
+            return
+        now = time.monotonic()
+        if now - looked > LOOK:
+            looked = now
+            watch.look()
+        if now > deadline:
+            raise TargetError(
+                f"the {role} was not ready within {START:.0f} s",
+                remedy=f"See kubectl describe pod -l {fleet.selector}",
+            )
+        time.sleep(GLANCE)
+
+
+def explain(trouble: Exception) -> TargetError:
+    """A failure of the cluster in the middle of a session."""
+    return TargetError(
+        f"the cluster failed: {trouble}",
+        remedy="What may be left of it goes by itself within a quarter of an hour; or now, with: "
+        "pestfleet down",
+    )
