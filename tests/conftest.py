@@ -15,6 +15,8 @@ import compose_program
 import docker_engine
 import kubernetes_cluster
 
+pytest_plugins = ["docker_fixtures"]
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A busy machine is no failure: no deadline for an example.

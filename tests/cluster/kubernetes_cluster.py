@@ -81,8 +81,6 @@ class KubernetesCluster:
         self.wait_for(self.is_answering, "kube-apiserver")
         for name, command in node.items():
             self.start_program(name, command)
-        objects = {"apiVersion": "v1", "kind": "List", "items": programs.list_objects()}
-        self.kubectl("create", "--filename=-", given=json.dumps(objects))
         account = ("get", "serviceaccount/default", "--namespace=default")
         self.wait_for(lambda: not self._try_kubectl(*account).returncode, "an account for pods")
         self.wait_for(self._has_ready_node, "a node that is ready")

@@ -17,8 +17,6 @@ from node_keeper import list_addresses
 
 NODE = "node"
 PAUSE = "localhost/pause:1"
-STORAGE_CLASS = "standard"
-VOLUMES = 50
 USERS = {
     "admin": ("admin", "system:masters"),
     "manager": ("system:kube-controller-manager", ""),
@@ -91,10 +89,7 @@ class NodePrograms:
 
     def write_settings(self) -> None:
         """The files that `make_commands` names, without the keys."""
-        for name in ("cni", "volumes"):
-            (self.folder / name).mkdir()
-        for number in range(VOLUMES):
-            (self.folder / "volumes" / str(number)).mkdir()
+        (self.folder / "cni").mkdir()
         (self.folder / "resolv.conf").touch()  # only the cluster's own names are known
         for name, text in {
             "cni/10-pods.conflist": _to_json(self._list_plugins()),
@@ -174,36 +169,6 @@ class NodePrograms:
 
     def make_containerd(self) -> list[str]:
         return [find_program("containerd") or "containerd", "-c", f"{self.folder}/containerd.toml"]
-
-    def list_objects(self) -> list[dict[str, object]]:
-        """A storage class, and volumes of it that are empty folders on the node."""
-        storage: dict[str, object] = {
-            "apiVersion": "storage.k8s.io/v1",
-            "kind": "StorageClass",
-            "metadata": {
-                "name": STORAGE_CLASS,
-                "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-            },
-            "provisioner": "kubernetes.io/no-provisioner",
-            "volumeBindingMode": "WaitForFirstConsumer",
-        }
-        return [storage, *map(self._make_volume, range(VOLUMES))]
-
-    def _make_volume(self, number: int) -> dict[str, object]:
-        here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
-        return {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": f"volume-{number}"},
-            "spec": {
-                "storageClassName": STORAGE_CLASS,
-                "capacity": {"storage": "100Gi"},
-                "accessModes": ["ReadWriteOnce"],
-                "persistentVolumeReclaimPolicy": "Retain",
-                "local": {"path": f"{self.folder}/volumes/{number}"},
-                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
-            },
-        }
 
     def _list_plugins(self) -> dict[str, object]:
         # A link for each pod and no bridge: all traffic passes the rules of kube-proxy.
