@@ -12,7 +12,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 
-from benchmarks import containers, memory, message_path, overhead, parsing, pestpp, scale, start
+from benchmarks import (
+    containers,
+    kubernetes,
+    memory,
+    message_path,
+    overhead,
+    parsing,
+    pestpp,
+    scale,
+    start,
+)
 from benchmarks.figure import Figure
 
 BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
@@ -24,6 +34,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "memory": memory.measure,
     "pestpp": pestpp.measure,
     "containers": containers.measure,
+    "kubernetes": kubernetes.measure,
 }
 
 

@@ -36,7 +36,7 @@ MEGABYTE = 1e6
 
 def measure() -> Iterator[Figure]:
     """Sizes, seconds and memory of images and containers, on a Docker engine of our own."""
-    with _start_engine() as client, tempfile.TemporaryDirectory() as name:
+    with start_engine() as client, tempfile.TemporaryDirectory() as name:
         settings = ImageSettings(
             base=ensure_base(client), network="host", ca=str(CERTIFICATES), broker=BROKER
         )
@@ -54,7 +54,7 @@ def measure() -> Iterator[Figure]:
         yield _measure_memory(client, Path(name), settings)
 
 
-def _make_environment(settings: ImageSettings) -> dict[str, str]:
+def make_environment(settings: ImageSettings) -> dict[str, str]:
     names = ("base", "network", "ca", "broker")
     return {
         **os.environ,
@@ -107,11 +107,11 @@ def _measure_start(folder: Path, settings: ImageSettings) -> Iterator[Figure]:
         words = ["run", str(EXAMPLE), "--on", "compose", "--workers", "2", "--no-cache"]
         done = subprocess.run(
             [sys.executable, "-m", "pestfleet", *words, "--session", f"start-{number}", "--json"],
-            cwd=folder, env=_make_environment(settings), check=True, capture_output=True, text=True,
+            cwd=folder, env=make_environment(settings), check=True, capture_output=True, text=True,
         )  # fmt: skip
         whole.append(time.time() - began)
         journal = folder / "pestfleet-sessions" / f"start-{number}" / "journal.jsonl"
-        first.append(_find_first_run(journal) - began)
+        first.append(find_first_run(journal) - began)
         assert '"event": "end"' in done.stdout
     yield Figure(
         "compose: from command to first run", statistics.median(first[1:]), "s", 10.0,
@@ -123,7 +123,7 @@ def _measure_start(folder: Path, settings: ImageSettings) -> Iterator[Figure]:
     )  # fmt: skip
 
 
-def _find_first_run(journal: Path) -> float:
+def find_first_run(journal: Path) -> float:
     from pestfleet.journal import read_journal
 
     return next(float(event["time"]) for event in read_journal(journal) if event["event"] == "run")
@@ -152,7 +152,7 @@ def _run_session(folder: Path, settings: ImageSettings, words: list[str]) -> Ite
     process = subprocess.Popen(
         [sys.executable, "-m", "pestfleet", *words, "--on", "compose", "--no-cache"],
         cwd=folder,
-        env=_make_environment(settings),
+        env=make_environment(settings),
         stdout=subprocess.DEVNULL,
     )
     try:
@@ -181,7 +181,7 @@ def _read_memory(container: Container) -> float:
 
 
 @contextmanager
-def _start_engine() -> Iterator[docker.DockerClient]:
+def start_engine() -> Iterator[docker.DockerClient]:
     """Our own Docker engine, or the one that PESTFLEET_TEST_DOCKER names."""
     url = os.environ.get(VARIABLE, "")
     engine = None if url else DockerEngine()

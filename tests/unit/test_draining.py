@@ -11,7 +11,7 @@ import pytest
 from pestfleet.desk import Desk, DeskEvents
 from pestfleet_worker import draining
 from pestfleet_worker.draining import Drainage
-from pestfleet_worker.health import HealthFile
+from pestfleet_worker.health import Health
 from pestfleet_worker.messages import (
     Announce,
     CaseSpec,
@@ -91,7 +91,7 @@ def test_a_drained_worker_that_nobody_ends_leaves() -> None:
 
 
 def test_a_worker_that_waits_for_its_end_does_not_count_as_ready(tmp_path: Path) -> None:
-    health = HealthFile(tmp_path)
+    health = Health(tmp_path)
     health.touch()
     health.hide(True)
     health.touch()

@@ -17,11 +17,11 @@ from pestfleet.targets.kubernetes import home as module
 from pestfleet.targets.kubernetes import lease as lease_module
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
 from pestfleet.targets.kubernetes.diagnosis import Trouble
-from pestfleet.targets.kubernetes.fleet import Pod
 from pestfleet.targets.kubernetes.home import KubernetesTarget, Watch, await_pod, make_secrets
 from pestfleet.targets.kubernetes.launch import KubernetesPlan
 from pestfleet.targets.kubernetes.lease import Lease
 from pestfleet.targets.kubernetes.naming import Object
+from pestfleet.targets.kubernetes.pods import Pod
 from pestfleet.targets.kubernetes.values import Images
 from pestfleet.tunnel.keys import make_tunnel_keys
 from pestfleet_worker.errors import Interrupted, TargetError

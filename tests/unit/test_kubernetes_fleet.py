@@ -64,9 +64,12 @@ def test_the_owner_has_pods_when_all_is_there_that_they_mount() -> None:
     assert first["metadata"]["name"] == "master-job" and first["spec"]["parallelism"] == 0
     assert "ownerReferences" not in claim["metadata"]
     assert [o["metadata"]["ownerReferences"][0]["uid"] for o in others] == ["u1"] * 3
-    assert others[-1]["spec"]["parallelism"] == 3
-    assert [asked.split()[0] for asked in access.asked[-2:]] == ["PATCH", "POST"]
-    assert access.patched == [("/batch/v1/wells/jobs/master-job", {"spec": {"parallelism": 1}})]
+    assert others[-1]["spec"]["parallelism"] == 0
+    assert [asked.split()[0] for asked in access.asked] == ["POST"] * 5 + ["PATCH"] * 2
+    assert access.patched == [
+        ("/batch/v1/wells/jobs/master-job", {"spec": {"parallelism": 1}}),
+        ("/batch/v1/wells/jobs/worker-job", {"spec": {"parallelism": 3}}),
+    ]
 
 
 def test_workers_that_own_all_are_as_many_as_asked_for() -> None:

@@ -13,7 +13,7 @@ import pytest
 from pestfleet_worker import worker as worker_module
 from pestfleet_worker.__main__ import _parse_arguments
 from pestfleet_worker.errors import ConfigurationError
-from pestfleet_worker.health import HealthFile
+from pestfleet_worker.health import Health
 from pestfleet_worker.messages import (
     Announce,
     CaseSpec,
@@ -240,14 +240,14 @@ def test_a_worker_without_a_slot_is_a_mistake(tmp_path: Path) -> None:
 def test_the_health_file_is_no_reason_to_fail(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    health = HealthFile(tmp_path / "scratch")
+    health = Health(tmp_path / "scratch")
     health.touch()
     assert (tmp_path / "scratch" / "alive").exists()
     health.remove()
     health.remove()
     assert not list((tmp_path / "scratch").iterdir())
     (tmp_path / "file").touch()
-    broken = HealthFile(tmp_path / "file")
+    broken = Health(tmp_path / "file")
     broken.touch()
     assert "cannot be touched" in caplog.messages[-1]
     broken.remove()

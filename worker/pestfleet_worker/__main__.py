@@ -40,6 +40,7 @@ def main() -> None:
             scratch=arguments.scratch,
             digest=arguments.digest,
             source=arguments.case,
+            health_port=arguments.health_port,
         )
     except PestfleetError as error:
         print(f"pestfleet-worker: {error}", file=sys.stderr)
@@ -70,6 +71,13 @@ def _parse_arguments() -> argparse.Namespace:
         "--digest",
         default=os.environ.get("PESTFLEET_DIGEST", ""),
         help="digest of the case in this worker's image (default: PESTFLEET_DIGEST)",
+    )
+    parser.add_argument(
+        "--health-port",
+        type=int,
+        default=0,
+        metavar="PORT",
+        help="port that is open while there is a connection with the broker (default: none)",
     )
     parser.add_argument(
         "--with-parent", action="store_true", help="end when standard input is closed"

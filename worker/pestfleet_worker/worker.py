@@ -28,7 +28,7 @@ from pestfleet_worker.control import (
 from pestfleet_worker.draining import Drainage
 from pestfleet_worker.endpoint import read_endpoint
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
-from pestfleet_worker.health import HealthFile
+from pestfleet_worker.health import Health
 from pestfleet_worker.kits import KitQuota
 from pestfleet_worker.messages import (
     Cancel,
@@ -77,6 +77,7 @@ class Worker:
         scratch: Path,
         digest: str = "",
         source: Path | None = None,
+        health_port: int = 0,
     ) -> None:
         if slots < 1:
             raise ConfigurationError(f"a worker has at least 1 slot, not {slots}")
@@ -88,7 +89,7 @@ class Worker:
         self._url = url
         self._session = session
         self._queues = Queues(session)
-        self._health = HealthFile(scratch)
+        self._health = Health(scratch, port=health_port)
         self._digest = digest
         self._source = source
         self._place = Workplace(scratch, name=name, process=self._process, count=slots)

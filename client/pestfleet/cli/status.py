@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,7 @@ def command(
     from pestfleet.progress import dump_json
 
     local, remote = find_session(session, sessions, on, needed=False)
-    look = partial(_look, local, remote)
+    look = _make_look(local, remote)
     if as_json:
         for status in _follow(look) if watch else [look()]:
             click.echo(dump_json(status))
@@ -51,17 +50,33 @@ def command(
         make_console().print(render_status(look(), ended_by_user=asked))
 
 
-def _look(local: Session | None, remote: RemoteSession | None) -> dict[str, Any]:
-    """The session's state; that of a master there where it is not followed here."""
+def _make_look(
+    local: Session | None, remote: RemoteSession | None
+) -> Callable[[], dict[str, Any]]:
+    """What looks at the session; `remote` has just been found."""
+    found = [remote]
+
+    def look() -> dict[str, Any]:
+        return _look(local, remote, found.pop() if found else None)
+
+    return look
+
+
+def _look(
+    local: Session | None, remote: RemoteSession | None, found: RemoteSession | None
+) -> dict[str, Any]:
+    """The session's state; that of a master there where it is not followed here.
+
+    `found`: the session there as it is now; None where it must be looked for.
+    """
     from pestfleet import targets
 
     if local is not None and (remote is None or local.folder.running or not remote.info.parts):
         return local.status()
     assert remote is not None
+    info = remote.info
     try:
-        remote = targets.open_remote_session(
-            remote.info.target, remote.info.name, remote.info.where
-        )
+        remote = found or targets.open_remote_session(info.target, info.name, info.where)
     except SessionError:  # somebody has removed it meanwhile
         if local is None:
             raise

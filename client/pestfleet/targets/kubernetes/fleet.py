@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from pestfleet.targets.kubernetes.access import Access, Refused, Unreachable
@@ -20,6 +19,7 @@ from pestfleet.targets.kubernetes.naming import (
     name_release,
     read_role,
 )
+from pestfleet.targets.kubernetes.pods import Pod, find_end, read_pod
 from pestfleet_worker.errors import SessionError, TargetError
 
 logger = logging.getLogger(__name__)
@@ -47,23 +47,6 @@ REMOVAL_PATIENCE = 120.0  # seconds; a pod has its grace
 GLANCE = 0.25  # seconds between two looks at what is being removed; longer ones later
 LONG_GLANCE = 2.0
 _TAIL = 5  # lines of a log in a message
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod of a session. `exit_code`: of its main container, None while it has not ended."""
-
-    name: str
-    role: str
-    phase: str  # Pending | Running | Succeeded | Failed | Unknown
-    ready: bool
-    exit_code: int | None
-    body: Object
-
-    @property
-    def leaving(self) -> bool:
-        """Is it being removed?"""
-        return bool(self.body["metadata"].get("deletionTimestamp"))
 
 
 class KubernetesFleet:
@@ -181,24 +164,24 @@ class KubernetesFleet:
     def apply(self, objects: Sequence[Object], *, owner: str) -> None:
         """Make these objects: first the Job of that role, whose end is the end of all others.
 
-        It has no pods until all is there that pods mount: nodes are slow to look for that again.
-        Its time runs all the same, so that a launch that was cut off goes by itself. The claim
-        with the results has no owner; one that is there is used again. Raises `SessionError` for
-        another object that is there already.
+        Jobs have no pods until all is made: nodes are slow to look again for what a pod mounts,
+        and nothing has begun when something is refused. The owner's time runs all the same, so that
+        a launch that was cut off goes by itself. The claim with the results has no owner; one that
+        is there is used again. Raises `SessionError` for another object that is there already.
         """
         job = next(o for o in objects if o["kind"] == "Job" and read_role(o) == owner)
-        made = self._make({**job, "spec": {**job["spec"], "parallelism": 0}})
+        made = self._make(_set_pods(job, 0))
         # Pods wait for what they mount: it comes before what makes them.
         order = [kind for _, kind in reversed(KINDS)]
         rest = sorted((o for o in objects if o is not job), key=lambda o: order.index(o["kind"]))
         jobs = [one for one in rest if one["kind"] == "Job"]
-        for one in (one for one in rest if one not in jobs):
+        for one in rest:
             results = one["kind"] == CLAIM and read_role(one) == "master"
-            self._make(one if results else add_owner(one, made), there=results)
-        path = self.access.find_path("batch/v1", "jobs", job["metadata"]["name"])
-        self.access.patch(path, {"spec": {"parallelism": job["spec"].get("parallelism", 1)}})
-        for one in jobs:  # last: where there is too little room, it is workers that wait
-            self._make(add_owner(one, made))
+            body = _set_pods(one, 0) if one in jobs else one
+            self._make(body if results else add_owner(body, made), there=results)
+        for one in (job, *jobs):  # the owner first: where there is too little room, workers wait
+            path = self.access.find_path("batch/v1", "jobs", one["metadata"]["name"])
+            self.access.patch(path, {"spec": {"parallelism": one["spec"].get("parallelism", 1)}})
 
     def add(self, body: Object, *, owner: str) -> None:
         """Make one object more, that goes with the Job of that role."""
@@ -351,6 +334,10 @@ class KubernetesFleet:
             pause = min(1.5 * pause, LONG_GLANCE)
 
 
+def _set_pods(job: Object, number: int) -> Object:
+    return {**job, "spec": {**job["spec"], "parallelism": number}}
+
+
 def _find_remedy(error: Refused) -> str:
     if "exceeded quota" in error.message:
         return "End other sessions there, or have the quota raised (kubectl describe quota)."
@@ -361,30 +348,3 @@ def _find_remedy(error: Refused) -> str:
 
 def _age(pod: Pod) -> tuple[str, str]:
     return str(pod.body["metadata"]["creationTimestamp"]), pod.name
-
-
-def read_pod(body: Object) -> Pod:
-    """A pod as the API server lists it."""
-    status = body.get("status", {})
-    role = read_role(body)
-    main: Object = next((c for c in status.get("containerStatuses") or () if c["name"] == role), {})
-    ended = main.get("state", {}).get("terminated")
-    ready = any(
-        c["type"] == "Ready" and c["status"] == "True" for c in status.get("conditions") or ()
-    )
-    return Pod(
-        name=body["metadata"]["name"],
-        role=role,
-        phase=status.get("phase", "Pending"),
-        ready=ready,
-        exit_code=ended.get("exitCode") if ended else None,
-        body=body,
-    )
-
-
-def find_end(job: Object) -> str:
-    """How a Job ended: "" not yet, Complete, or the reason of its failure."""
-    for condition in job.get("status", {}).get("conditions") or ():
-        if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
-            return "Complete" if condition["type"] == "Complete" else condition["reason"]
-    return ""

@@ -11,8 +11,9 @@ from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.targets.following import FollowedMaster
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
 from pestfleet.targets.kubernetes.diagnosis import find_dead_end, gather
-from pestfleet.targets.kubernetes.fleet import KubernetesFleet, Pod, find_end
+from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet.targets.kubernetes.naming import Object
+from pestfleet.targets.kubernetes.pods import Pod, find_end
 from pestfleet.targets.kubernetes.results import fetch
 from pestfleet_worker.errors import PestfleetError, TargetError
 

@@ -21,7 +21,7 @@ from pestfleet.targets.images import check_case_image, make_images, make_teller
 from pestfleet.targets.kubernetes.access import Access, connect
 from pestfleet.targets.kubernetes.chart import VERSION, Overrides, Values, dump, render
 from pestfleet.targets.kubernetes.checks import check_launch, list_permissions
-from pestfleet.targets.kubernetes.fleet import KubernetesFleet, find_end
+from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet.targets.kubernetes.follower import PodMaster
 from pestfleet.targets.kubernetes.naming import (
     FOLDER,
@@ -34,6 +34,7 @@ from pestfleet.targets.kubernetes.naming import (
     mark,
     name_release,
 )
+from pestfleet.targets.kubernetes.pods import find_end
 from pestfleet.targets.kubernetes.values import Images, make_values
 from pestfleet_worker.errors import ConfigurationError, SessionError, TargetError
 
@@ -126,7 +127,8 @@ def _check_image(session: Session, say: Say) -> None:
 
 def _is_launched(fleet: KubernetesFleet, master: Object) -> bool:
     """Was its launch not cut off? See `KubernetesFleet.apply`."""
-    return bool(master["spec"]["parallelism"]) and fleet.find_job("worker") is not None
+    workers = fleet.find_job("worker")
+    return workers is not None and all(job["spec"]["parallelism"] for job in (master, workers))
 
 
 def _attach(say: Say) -> None:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
-from pestfleet.targets.kubernetes.fleet import GLANCE, KubernetesFleet, Pod
+from pestfleet.targets.kubernetes.fleet import GLANCE, KubernetesFleet
 from pestfleet.targets.kubernetes.naming import IMAGE, MANAGER, ROLE, SESSION, US, Object
+from pestfleet.targets.kubernetes.pods import Pod
 from pestfleet.targets.streams import unpack
 from pestfleet_worker.errors import SessionError, TargetError
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from pestfleet.targets.base import SessionInfo, Where
 from pestfleet.targets.kubernetes.access import Access, connect
-from pestfleet.targets.kubernetes.fleet import KubernetesFleet, Pod, find_end
+from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet.targets.kubernetes.naming import FOLDER, MANAGER, SESSION, US, Object, read_role
+from pestfleet.targets.kubernetes.pods import Pod, find_end
 from pestfleet.targets.kubernetes.results import fetch
 from pestfleet_worker.errors import SessionError
 

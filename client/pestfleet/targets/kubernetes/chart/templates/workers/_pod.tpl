@@ -32,7 +32,7 @@ template:
       - name: worker
         image: {{ include "pestfleet.image" (dict "root" . "image" .Values.case.image) }}
         imagePullPolicy: {{ .Values.image.pullPolicy }}
-        args: [--session, {{ include "pestfleet.session" . | quote }}, --slots, {{ int .Values.workers.slots | quote }}]
+        args: [--session, {{ include "pestfleet.session" . | quote }}, --slots, {{ int .Values.workers.slots | quote }}, --health-port, "4005"]
         {{- include "pestfleet.containerSecurity" . | nindent 8 }}
         env:
           - {name: PESTFLEET_BROKER_FILE, value: /secrets/broker-url}
@@ -41,13 +41,14 @@ template:
           {{- end }}
         # Does the broker hear it? No liveness: where the broker is away for a while, workers that
         # are in the middle of a run must not be killed for it.
+        # Nor is a program started for it, which a hundred workers would feel.
         readinessProbe:
-          exec:
-            command: [sh, -c, "test -n \"$(find /scratch/alive -newermt '-30 seconds')\""]
-          # One that is drained is to be seen soon, where the fleet shrinks by itself.
-          periodSeconds: {{ .Values.elastic.most | empty | ternary 15 5 }}
+          tcpSocket: {port: health}
+          periodSeconds: 5
           timeoutSeconds: 5
           failureThreshold: 1
+        ports:
+          - {name: health, containerPort: 4005}
         resources:
           {{- toYaml .Values.workers.resources | nindent 10 }}
         volumeMounts:
