@@ -50,9 +50,7 @@ def command(
         make_console().print(render_status(look(), ended_by_user=asked))
 
 
-def _make_look(
-    local: Session | None, remote: RemoteSession | None
-) -> Callable[[], dict[str, Any]]:
+def _make_look(local: Session | None, remote: RemoteSession | None) -> Callable[[], dict[str, Any]]:
     """What looks at the session; `remote` has just been found."""
     found = [remote]
 

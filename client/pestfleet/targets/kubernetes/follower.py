@@ -26,7 +26,8 @@ _GOES_ON = {
     "broker": "has started: runs that were on their way are asked for again",
     "tunnel": "has started",
 }
-DIAGNOSIS = 5.0  # seconds between two looks for what does not run
+DIAGNOSIS = 5.0  # seconds between two looks for what does not run, of up to 100 workers
+LONGEST = 30.0  # of more: each look lists all pods
 
 
 class PodMaster(FollowedMaster):
@@ -51,6 +52,7 @@ class PodMaster(FollowedMaster):
         self._start = launch
         self._diagnosed = time.monotonic()
         self._servers: dict[str, str] = {}  # role -> uid of the pod that was seen last
+        self._pause = min(LONGEST, DIAGNOSIS * max(1.0, max(spec.workers, spec.most) / 100))
         self._told_causes: set[tuple[str, str]] = set()
 
     def _launch_all(self, say: Callable[[str], None]) -> None:
@@ -74,7 +76,7 @@ class PodMaster(FollowedMaster):
         master = servers.get("master")
         if master is not None and master.phase == "Running":
             self._take_state(self._fleet.read_state_of(master))
-        if not stopping and time.monotonic() - self._diagnosed > DIAGNOSIS:
+        if not stopping and time.monotonic() - self._diagnosed > self._pause:
             self._diagnose()
         return False
 
