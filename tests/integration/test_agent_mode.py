@@ -242,7 +242,9 @@ def test_ten_thousand_random_frames_do_nothing(tmp_path: Path) -> None:
     record = session.read("small.rmr")
     assert "cannot be read" not in record
     assert record.count("is there") == 1  # one agent, and nobody else
-    counts = [int(note.rpartition(" ")[2]) for note in session.notes]
+    # An agent may end before the engine has said that all is done: that is told, too.
+    last_words = [note.rpartition(" ")[2] for note in session.notes]
+    counts = [int(word) for word in last_words if word.isdigit()]
     assert counts[0] == max(counts) == 1  # the only one may have been seen to leave at the end
 
 

@@ -17,6 +17,7 @@ from cases import make_case, write_sweep
 from hosting import check_every_run_once, host_sweep, send_signal, wait_for
 from pestfleet import fleet as fleet_module
 from pestfleet import master as master_module
+from pestfleet import watch as watch_module
 from pestfleet.broker import EmbeddedBroker
 from pestfleet.journal import Journal
 from pestfleet.session import Session, create_session, resume
@@ -78,7 +79,7 @@ def test_a_broker_that_goes_for_good_ends_the_session_and_the_rest_is_made_later
     own_broker: EmbeddedBroker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(master_module, "BROKER_SILENCE", 0.5)
+    monkeypatch.setattr(watch_module, "BROKER_SILENCE", 0.5)
     monkeypatch.setattr(fleet_module, "BROKER_PATIENCE", 3.0)
     case = make_case(tmp_path / "case", seconds=0.05)
     rows = write_sweep(case.parent, runs=100)
