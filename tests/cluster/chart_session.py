@@ -53,7 +53,7 @@ class ChartSession:
             "image": {"registry": self.images.registry},
             "case": {"image": _name(self.case)},
             "credentials": {"resources": SMALL},
-            "broker": {"image": _name(self.images.broker), "resources": SMALL},
+            "broker": {"image": _name(self.images.broker, whole=True), "resources": SMALL},
             "master": {"image": _name(self.images.master), "resources": SMALL},
             "workers": {"count": 2, "resources": SMALL, "terminationGracePeriodSeconds": 5},
         }
@@ -209,8 +209,9 @@ def _merge(values: Object, more: Object) -> Object:
     return merged
 
 
-def _name(image: PushedImage) -> Object:
-    return {"repository": image.repository, "digest": image.digest}
+def _name(image: PushedImage, *, whole: bool = False) -> Object:
+    """As the chart wants it; `whole`: with the registry, for one that is none of ours."""
+    return {"repository": image.name if whole else image.repository, "digest": image.digest}
 
 
 def _is_running(pod: Object) -> bool:

@@ -76,7 +76,8 @@ def find_session(
         local = Session.open(name, root=settings.sessions)
     except SessionError as error:
         missing = error
-    if name is None and on is not None and (local is None or local.spec.target != on):
+    there = on is not None and (local is None or local.spec.target != on)
+    if name is None and (there or _find_given()):
         local = None  # the newest one there is meant, not the newest here
     target = on or (local.spec.target if local is not None else settings.on)
     if not targets.is_remote(target):
@@ -103,13 +104,19 @@ def find_session(
     return local, remote
 
 
+def _find_given() -> dict[str, str]:
+    """What --context and --namespace say, where they are given."""
+    context = click.get_current_context(silent=True)
+    said = context.meta.get(_WHERE, {}) if context is not None else {}
+    return {name: value for name, value in said.items() if value}
+
+
 def read_where(local: Session | None = None) -> Where:
     """Which cluster and namespace is meant: by the command line, the session, or the settings."""
     from pestfleet.config import read_settings
     from pestfleet.targets.base import Where
 
-    context = click.get_current_context(silent=True)
-    given = context.meta.get(_WHERE, {}) if context is not None else {}
+    given = _find_given()
     settings = read_settings()
     own = local.where if local is not None else Where(settings.context, settings.namespace)
     return Where(given.get("context") or own.context, given.get("namespace") or own.namespace)

@@ -156,13 +156,15 @@ _CONTAINER_OPTIONS = (
         help="So many workers will do where not all can start.  [default: 1]",
     ),
     click.option(
-        "--memory", metavar="SIZE", help="Memory a slot, such as 2g.  [default: no limit]"
+        "--memory",
+        metavar="SIZE",
+        help="Memory a slot, such as 512m.  [default: 2g on kubernetes, else no limit]",
     ),
     click.option(
         "--cpus",
         type=float,
         metavar="N",
-        help="Processor time a slot, in cores.  [default: any]",
+        help="Processor time a slot, in cores.  [default: 1 on kubernetes, else any]",
     ),
     click.option(
         "--pids", type=int, metavar="N", help="Processes and threads a slot.  [default: 256]"

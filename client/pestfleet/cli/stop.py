@@ -30,8 +30,11 @@ def command(session: str | None, sessions: Path | None, on: str | None, timeout:
         return
     assert remote is not None
     remote.stop()
-    name = remote.info.name
-    click.echo(f"session {name} has stopped; remove its containers with: pestfleet down {name}")
+    name, target = remote.info.name, remote.info.target
+    click.echo(
+        f"session {name} has stopped; remove its containers with: "
+        f"pestfleet down {name} --on {target}"
+    )
 
 
 def _stop_here(opened: Session, timeout: float) -> None:

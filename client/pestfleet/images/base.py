@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from filelock import FileLock
 
 from pestfleet.images.context import make_context
 from pestfleet.images.engine import build_image, connect_engine, explain_errors
@@ -58,7 +61,8 @@ def ensure_image(
     )
     name = name_image(role, registry=settings.registry)
     labels = {ROLE_LABEL: role, CONTEXT_LABEL: context.digest}
-    with closing(connect_engine()) if engine is None else nullcontext(engine) as client:
+    engine_there = closing(connect_engine()) if engine is None else nullcontext(engine)
+    with _one_at_a_time(), engine_there as client:
         if _find_image(client, name, labels):
             return name
         if settings.registry:
@@ -83,6 +87,21 @@ def ensure_image(
             old |= old_stages
         remove_nameless_images(client, old - find_named_images(client, name))
     return name
+
+
+@contextmanager
+def _one_at_a_time() -> Iterator[None]:
+    """What a build removes after it, another one may be about to use."""
+    lock = FileLock(Path(tempfile.gettempdir()) / "pestfleet-build.lock")
+    try:
+        lock.acquire()
+    except OSError:  # another user's: then the engine is hardly the same
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _find_image(engine: DockerClient, name: str, labels: dict[str, str]) -> bool:

@@ -141,18 +141,25 @@ def make_plan(
     """The plan of a session, checked; its images are made and pushed. Raises as `check_launch`."""
     if session.spec.place.image:
         _check_image(session, say)
-    images = _make_images(session, image, say)
-    plan = _plan(
+    plan_with = partial(
+        _plan,
         session.spec,
-        images,
-        broker_url,
-        access.namespace,
+        broker_url=broker_url,
+        namespace=access.namespace,
         folder=session.path,
         version=access.get("/version")["gitVersion"],
     )
-    for warning in check_launch(access, plan.objects, least=session.spec.place.least):
+    # Before images are made, which takes minutes: what cannot be is told at once.
+    objects = plan_with(images=name_images(session.spec, image)).objects
+    for warning in check_launch(access, objects, least=session.spec.place.least):
         say(f"warning: {warning}")
-    return plan
+    place = session.spec.place
+    if not image.registry and not (place.image and place.master == "here"):
+        say(
+            "warning: no registry is set, so the images stay in the Docker engine here, and pods "
+            "start only on nodes that have them; set registry in [image] of pestfleet.toml"
+        )
+    return plan_with(images=_make_images(session, image, say))
 
 
 def _plan(

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
+from pestfleet.targets.kubernetes.causes import fill
+from pestfleet.targets.kubernetes.diagnosis import gather
 from pestfleet.targets.kubernetes.fleet import GLANCE, KubernetesFleet
 from pestfleet.targets.kubernetes.naming import IMAGE, MANAGER, ROLE, SESSION, US, Object
 from pestfleet.targets.kubernetes.pods import Pod
@@ -45,6 +47,8 @@ def fetch(fleet: KubernetesFleet, folder: Path) -> bool:
     claim = fleet.find_claim()
     if claim is None or claim.get("status", {}).get("phase") != "Bound":
         return False
+    if master is not None and master.phase == "Pending" and _is_new(fleet, claim):
+        return False  # no master has begun yet
     with _run_reader(fleet, claim) as reader:
         return _fetch_from(fleet, reader.name, READER, folder)
 
@@ -58,6 +62,15 @@ def _fetch_from(fleet: KubernetesFleet, pod: str, container: str, folder: Path) 
         return False
     folder.mkdir(parents=True, exist_ok=True)
     return unpack(_chain(first, chunks), folder)
+
+
+def _is_new(fleet: KubernetesFleet, claim: Object) -> bool:
+    """Was the claim made with the Job of this launch, whose first master is Pending?"""
+    job = fleet.find_job("master")
+    if job is None or job.get("status", {}).get("failed"):
+        return False
+    made = [str(one["metadata"]["creationTimestamp"]) for one in (job, claim)]
+    return made[0] <= made[1]
 
 
 def _chain(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
@@ -107,8 +120,10 @@ def _await_reader(fleet: KubernetesFleet) -> Pod:
         if readers and readers[-1].ready:
             return readers[-1]
         if time.monotonic() > deadline:
+            troubles = gather(fleet.access, fleet.session, pods=[pod.body for pod in readers])
+            why = f": {fill(troubles[0].why, many=False)}" if troubles else ""
             raise TargetError(
-                "the pod that reads the results does not start",
+                f"the pod that reads the results does not start{why}",
                 remedy=f"See kubectl describe pod -l {fleet.selector},{ROLE}={READER}; the results "
                 "stay in the cluster until pestfleet down --discard-results.",
             )

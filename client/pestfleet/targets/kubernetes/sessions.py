@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pestfleet.targets.base import SessionInfo, Where
-from pestfleet.targets.kubernetes.access import Access, connect
+from pestfleet.targets.kubernetes.access import Access, Refused, connect
 from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet.targets.kubernetes.naming import FOLDER, MANAGER, SESSION, US, Object, read_role
 from pestfleet.targets.kubernetes.pods import Pod, find_end
 from pestfleet.targets.kubernetes.results import fetch
-from pestfleet_worker.errors import SessionError
+from pestfleet_worker.errors import SessionError, TargetError
 
 _KINDS = (("batch/v1", "jobs"), ("apps/v1", "statefulsets"), ("v1", "persistentvolumeclaims"))
 _SHOWN = 12  # names in a message
@@ -56,7 +56,16 @@ class RemoteFleet:
 
     def follow_log(self, worker: str | None, *, lines: int, follow: bool) -> Iterator[str]:
         pod = self._find(worker)
-        yield from self._fleet.follow_log(pod, lines=lines, follow=follow)
+        try:
+            yield from self._fleet.follow_log(pod, lines=lines, follow=follow)
+        except Refused as error:
+            if error.status != 400:
+                raise
+            raise TargetError(
+                f"pod {pod.name} has no log yet: it is starting, or cannot start",
+                remedy="Ask again in some seconds, and see what it waits for: "
+                f"kubectl describe pod {pod.name} --namespace {self._fleet.access.namespace}",
+            ) from error
 
     def _find(self, worker: str | None) -> Pod:
         """A pod by its name, the end of it, its role, or the worker's name at the desk."""

@@ -1,9 +1,9 @@
 {{- /* Pieces of pods, which pass the pod security standard "restricted". */ -}}
 
-{{- /* Takes a dict: root, image (repository, tag, digest), own (one of ours: has the registry). */ -}}
+{{- /* Takes a dict: root, image (repository, tag, digest), foreign (not in the registry of ours). */ -}}
 {{- define "pestfleet.image" -}}
 {{- $name := .image.repository -}}
-{{- if .root.Values.image.registry }}{{ $name = printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) $name }}{{ end -}}
+{{- if and .root.Values.image.registry (not .foreign) }}{{ $name = printf "%s/%s" (trimSuffix "/" .root.Values.image.registry) $name }}{{ end -}}
 {{- $tag := .image.tag -}}
 {{- if not (or $tag .image.digest) }}{{ $tag = .root.Chart.AppVersion | replace "+" "-" }}{{ end -}}
 {{ $name }}{{ with $tag }}:{{ . }}{{ end }}{{ with .image.digest }}@{{ . }}{{ end }}

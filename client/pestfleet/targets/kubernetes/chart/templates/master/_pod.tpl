@@ -114,7 +114,7 @@ template:
 {{- end }}
 {{- $words = concat $words (list "--idle-minutes" (.Values.session.idleMinutes | toString)) -}}
 {{- $words = concat $words (list "--max-hours" (.Values.session.hours | toString)) -}}
-{{- $words = concat $words (list "--engine" $engine.name "--mode" $engine.mode) -}}
+{{- $words = concat $words (list "--on" "kubernetes" "--engine" $engine.name "--mode" $engine.mode) -}}
 {{- $words = concat $words (list "--slots" (int .Values.workers.slots | toString) "--threads" (int $engine.threads | toString)) -}}
 {{- $words = concat $words (list "--deliveries" (int $engine.deliveries | toString)) -}}
 {{- if $engine.timeLimit }}{{ $words = concat $words (list "--time-limit" ($engine.timeLimit | toString)) }}{{ end -}}
