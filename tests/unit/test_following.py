@@ -128,3 +128,15 @@ def test_a_master_that_cannot_be_stopped_is_removed(make: Callable[..., FakeMast
     master._note = lambda text: None  # type: ignore[method-assign]
     assert isinstance(master.host().error, Interrupted)
     assert master.done == ["stop", "fetch", "keep"]
+
+
+@pytest.mark.parametrize(
+    ("journal", "kept"), [('{"event": "start"}\n', False), ('{"event": "run", "id": 1}\n', True)]
+)
+def test_of_a_launch_without_a_run_nothing_is_kept(
+    make: Callable[..., FakeMaster], journal: str, kept: bool
+) -> None:
+    master = make(TargetError("the image cannot be pulled"))
+    master._folder.journal.write_text(journal, encoding="utf-8")
+    assert isinstance(master.host().error, TargetError)
+    assert master.done == ["fetch", "keep" if kept else "discard"]

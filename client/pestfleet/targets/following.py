@@ -131,6 +131,7 @@ class FollowedMaster(ABC):
 
     def _host(self) -> Outcome:
         error: PestfleetError | None = None
+        given_up = False
         try:
             self._launch()
             self._follow()
@@ -143,7 +144,7 @@ class FollowedMaster(ABC):
             if self.lives_alone:
                 return self._read_outcome(error, fetched=False)
         except PestfleetError as problem:
-            error = problem
+            error, given_up = problem, True
         except BaseException:
             self._clear_away()
             raise
@@ -151,8 +152,15 @@ class FollowedMaster(ABC):
         outcome = self._read_outcome(error, fetched=fetched)
         finished = fetched and outcome.error is None
         # Where nobody knows whether there are results, they are kept.
-        self._clear_away(discard_results=finished or fetched is False)
+        nothing = fetched is False or bool(fetched and given_up and not self._has_runs())
+        self._clear_away(discard_results=bool(finished) or nothing)
         return outcome
+
+    def _has_runs(self) -> bool:
+        """Has the master finished a run, or come to an end of its own?"""
+        if not self._folder.journal.exists():
+            return False
+        return any(event["event"] in ("run", "end") for event in read_journal(self._folder.journal))
 
     def _launch(self) -> None:
         try:
