@@ -16,8 +16,9 @@ from typing import Any
 
 import docker
 from tests.containers.base_image import CERTIFICATES, ensure_base
+from tests.containers.docker_engine import run_engine
 
-from benchmarks.containers import BROKER, ROOT, make_environment, start_engine
+from benchmarks.containers import BROKER, ROOT, make_environment
 from pestfleet.images.base import ensure_image
 from pestfleet.settings import ImageSettings
 
@@ -92,7 +93,7 @@ def start_cluster() -> Iterator[Terminal]:
 
     cluster = KubernetesCluster()
     with ExitStack() as stack:
-        engine = stack.enter_context(start_engine())
+        engine = stack.enter_context(run_engine())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.callback(cluster.stop)
         cluster.start()

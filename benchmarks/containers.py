@@ -12,13 +12,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import docker
 from docker.models.containers import Container
 from tests.containers.base_image import CERTIFICATES, ensure_base
-from tests.containers.docker_engine import VARIABLE, DockerEngine
+from tests.containers.docker_engine import run_engine
 
 from benchmarks.figure import Figure
 from pestfleet.case import Case
@@ -36,7 +36,7 @@ MEGABYTE = 1e6
 
 def measure() -> Iterator[Figure]:
     """Sizes, seconds and memory of images and containers, on a Docker engine of our own."""
-    with start_engine() as client, tempfile.TemporaryDirectory() as name:
+    with run_engine() as client, tempfile.TemporaryDirectory() as name:
         settings = ImageSettings(
             base=ensure_base(client), network="host", ca=str(CERTIFICATES), broker=BROKER
         )
@@ -178,24 +178,6 @@ def _read_memory(container: Container) -> float:
     statistic = container.stats(stream=False)["memory_stats"]
     inactive: float = statistic["stats"].get("total_inactive_file", 0)
     return (float(statistic["usage"]) - inactive) / MEGABYTE
-
-
-@contextmanager
-def start_engine() -> Iterator[docker.DockerClient]:
-    """Our own Docker engine, or the one that PESTFLEET_TEST_DOCKER names."""
-    url = os.environ.get(VARIABLE, "")
-    engine = None if url else DockerEngine()
-    try:
-        if engine is not None:
-            engine.start()
-            url = engine.url
-        os.environ["DOCKER_HOST"] = url
-        with closing(docker.DockerClient(base_url=url)) as client:
-            yield client
-    finally:
-        os.environ.pop("DOCKER_HOST", None)
-        if engine is not None:
-            engine.stop()
 
 
 @contextmanager

@@ -5,15 +5,13 @@ A plugin of tests/conftest.py. What builds images is imported when one is asked 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from docker_engine import VARIABLE, DockerEngine
+from docker_engine import run_engine
 
 if TYPE_CHECKING:
     import docker
@@ -23,29 +21,12 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 BROKER = "pestfleet-test-broker"
 
-_STATES = {"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
-
 
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[docker.DockerClient]:
     """An engine for all tests, ours or the one of PESTFLEET_TEST_DOCKER; DOCKER_HOST names it."""
-    import docker
-
-    url = os.environ.get(VARIABLE, "")
-    own = None if url else DockerEngine()
-    before = {name: os.environ.pop(name) for name in _STATES if name in os.environ}
-    try:
-        if own is not None:
-            own.start()
-            url = own.url
-        os.environ["DOCKER_HOST"] = url
-        with closing(docker.DockerClient(base_url=url)) as client:
-            yield client
-    finally:
-        os.environ.pop("DOCKER_HOST", None)
-        os.environ.update(before)
-        if own is not None:
-            own.stop()
+    with run_engine() as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster_access import Cluster
-from compose_shell import Command, count_runs, find_processes
+from compose_shell import Command, Terminal, count_runs, find_processes
 from hosting import wait_for
-from pestfleet.folder import SessionFolder
 
 SESSION, ROLE = "pestfleet.session", "pestfleet.role"
 ON = ("--on", "kubernetes", "--no-cache", "--cpus", "0.1", "--memory", "256m")
@@ -23,26 +22,15 @@ tunnel: {resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 128Mi}
 _CLUSTERS_OWN = ("configmap/kube-root-ca.crt", "serviceaccount/default", "event", "resourcequota/")
 
 
-class ClusterShell:
+class ClusterShell(Terminal):
     """A terminal in `folder` whose kubeconfig names the cluster and a namespace of it."""
 
     def __init__(self, folder: Path, cluster: Cluster, namespace: str) -> None:
-        self.folder = folder
+        super().__init__(folder)
         self.cluster = cluster
         self.namespace = namespace
-        self._commands: list[Command] = []
         self._kinds = ""
         (folder / "small.yaml").write_text(SMALL)
-
-    def start(self, *words: str, folder: Path | None = None, **how: Any) -> Command:
-        log = self.folder / f"command-{len(self._commands)}.txt"
-        command = Command(words, folder or self.folder, log, **how)
-        self._commands.append(command)
-        return command
-
-    def run(self, *words: str, code: int = 0, folder: Path | None = None, **how: Any) -> str:
-        """What a command writes, stdout and stderr."""
-        return self.start(*words, folder=folder, **how).wait(code)
 
     def list_words(self, case: Path, session: str, *more: str) -> tuple[str, ...]:
         """The words that run a case here, in pods that are small."""
@@ -59,13 +47,6 @@ class ClusterShell:
         folder = self.open_folder(session)
         command.wait_for(lambda: count_runs(folder) >= runs, f"{runs} runs")
         return command
-
-    def open_folder(self, session: str) -> SessionFolder:
-        return SessionFolder(self.folder / "pestfleet-sessions" / session)
-
-    def close(self) -> None:
-        for command in self._commands:
-            command.close()
 
     # -- what is in the cluster ----------------------------------------------------------------
 

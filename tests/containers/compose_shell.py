@@ -87,12 +87,11 @@ class Command:
         self._out.close()
 
 
-class Shell:
-    """A terminal in `folder`, with a Docker engine."""
+class Terminal:
+    """Commands in `folder`, which end with it."""
 
-    def __init__(self, folder: Path, engine: docker.DockerClient) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.engine = engine
         self._commands: list[Command] = []
 
     def start(self, *words: str, folder: Path | None = None, **how: Any) -> Command:
@@ -105,6 +104,21 @@ class Shell:
         """What a command writes, stdout and stderr."""
         return self.start(*words, folder=folder, **how).wait(code)
 
+    def open_folder(self, session: str) -> SessionFolder:
+        return SessionFolder(self.folder / "pestfleet-sessions" / session)
+
+    def close(self) -> None:
+        for command in self._commands:
+            command.close()
+
+
+class Shell(Terminal):
+    """A terminal in `folder`, with a Docker engine."""
+
+    def __init__(self, folder: Path, engine: docker.DockerClient) -> None:
+        super().__init__(folder)
+        self.engine = engine
+
     def launch(self, *words: str, runs: int, **how: Any) -> Command:
         """Run or resume a session (`--session ID`, or its id last); so many runs are finished."""
         named = "--session" in words
@@ -112,13 +126,6 @@ class Shell:
         command = self.start(*words, "--json", **how)
         command.wait_for(lambda: count_runs(session) >= runs, f"{runs} runs")
         return command
-
-    def open_folder(self, session: str) -> SessionFolder:
-        return SessionFolder(self.folder / "pestfleet-sessions" / session)
-
-    def close(self) -> None:
-        for command in self._commands:
-            command.close()
 
     # -- what is on the engine -----------------------------------------------------------------
 

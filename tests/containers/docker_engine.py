@@ -26,6 +26,29 @@ _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _NETWORKS = ipaddress.ip_network("10.192.0.0/10").subnets(new_prefix=16)
 
 
+_STATES = {"DOCKER_HOST", "DOCKER_CONTEXT", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH"}
+
+
+@contextlib.contextmanager
+def run_engine() -> Iterator[docker.DockerClient]:
+    """An engine of our own, or the one of PESTFLEET_TEST_DOCKER; DOCKER_HOST names it."""
+    url = os.environ.get(VARIABLE, "")
+    own = None if url else DockerEngine()
+    before = {name: os.environ.pop(name) for name in _STATES if name in os.environ}
+    try:
+        if own is not None:
+            own.start()
+            url = own.url
+        os.environ["DOCKER_HOST"] = url
+        with contextlib.closing(docker.DockerClient(base_url=url)) as client:
+            yield client
+    finally:
+        os.environ.pop("DOCKER_HOST", None)
+        os.environ.update(before)
+        if own is not None:
+            own.stop()
+
+
 def find_reason_against() -> str:
     """Why tests with Docker cannot be run here; "" when they can."""
     if os.environ.get(VARIABLE):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from json_server import serve_json
 from pestfleet.cluster_api import ClusterApi
 from pestfleet.targets import cluster_workers
 from pestfleet.targets.base import FleetPlan
@@ -64,29 +63,11 @@ class FakeCluster:
 @pytest.fixture
 def cluster() -> Iterator[FakeCluster]:
     cluster = FakeCluster()
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            code, answer = cluster.answer(self.command, self.path, body)
-            text = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        do_GET = do_PATCH = handle_any
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    cluster.url = f"http://127.0.0.1:{server.server_port}"
-    yield cluster
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_json(
+        lambda request, body: cluster.answer(request.command, request.path, body)
+    ) as url:
+        cluster.url = url
+        yield cluster
 
 
 @pytest.fixture

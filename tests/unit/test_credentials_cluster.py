@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from json_server import serve_json
 from pestfleet import cluster_api
 from pestfleet.cli.main import cli
 from pestfleet.cluster_api import ClusterApi
@@ -61,29 +61,8 @@ class FakeApi:
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeApi]:
     found = FakeApi(token=tmp_path_factory.mktemp("account") / "token")
     found.token.write_text("a-token\n")
-
-    class Handler(BaseHTTPRequestHandler):
-        def handle_any(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            code, answer = found.answer(self, body)
-            text = json.dumps(answer).encode()
-            self.send_response(code)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
-        do_GET = do_PATCH = handle_any
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serve_json(found.answer) as found.url:
+        yield found
 
 
 def connect(fake: FakeApi, *, patience: float = 30.0) -> ClusterApi:

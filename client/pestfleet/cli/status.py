@@ -11,6 +11,7 @@ import click
 
 from pestfleet.cli.elsewhere import find_session, on_option
 from pestfleet.cli.options import json_option, session_argument, sessions_option
+from pestfleet.targets.base import KEPT
 from pestfleet_worker.errors import SessionError
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from pestfleet.session import Session
     from pestfleet.targets.base import RemoteSession
 
-KEPT = "results kept"  # state of a session of which there is a volume only
 WATCH_INTERVAL = 0.5  # seconds; the master writes its state that often
 SLOTS = 200  # as many are shown: more take a second to lay out
 SILENT = 5.0  # seconds without a word after which that is told of a worker

@@ -51,13 +51,19 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """Which of several places a target means: `context` of the kubeconfig, and namespace there.
+    """Which of several places a target means: `context` of the kubeconfig, and namespace there;
+    `region` and `profile` of the AWS configuration.
 
     "": the current one.
     """
 
     context: str = ""
     namespace: str = ""
+    region: str = ""
+    profile: str = ""
+
+
+KEPT = "results kept"  # state of a session of which there is a volume only
 
 
 @dataclass(frozen=True, slots=True)

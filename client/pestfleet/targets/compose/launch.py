@@ -16,7 +16,9 @@ from pestfleet.folder import SessionSpec
 from pestfleet.images.engine import LOOPBACK, connect_engine, find_engine_host
 from pestfleet.session import Session
 from pestfleet.settings import ImageSettings
-from pestfleet.targets.addresses import find_free_port, find_place, pack_url
+from pestfleet.targets import choices
+from pestfleet.targets.addresses import find_free_port, pack_url
+from pestfleet.targets.choices import needs_broker
 from pestfleet.targets.compose.checks import check_free
 from pestfleet.targets.compose.document import (
     INPUT,
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
     from pestfleet.host import OnEvent
 
 USER = "10001:10001"  # of the containers, where the caller is root or has no such number
-
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 Say = Callable[[str], None]
 
@@ -118,12 +118,6 @@ def _plan(spec: SessionSpec, images: Images, broker_url: str, *, folder: Path) -
     )
 
 
-def needs_broker(spec: SessionSpec, broker_url: str) -> bool:
-    """Is a broker's container wanted? Not where the broker at home comes through the tunnel."""
-    at_home = spec.place.tunnel and spec.mode == "queue"
-    return not broker_url and not at_home
-
-
 def describe(spec: SessionSpec, folder: Path, *, image: ImageSettings, broker_url: str) -> str:
     """The compose file of a session, without making anything. Raises `ConfigurationError`."""
     check_choices(spec, broker_url)
@@ -133,26 +127,11 @@ def describe(spec: SessionSpec, folder: Path, *, image: ImageSettings, broker_ur
 
 def check_choices(spec: SessionSpec, broker_url: str) -> None:
     """Raises `ConfigurationError` for a placement that cannot work."""
-    place = spec.place
-    if place.tunnel and place.master == "there":
-        raise ConfigurationError(
-            "a tunnel is for a master on this machine",
-            remedy="Say --master here too, or leave --tunnel out.",
-        )
-    if broker_url and not place.tunnel and find_place(broker_url)[0] in _LOCAL:
-        raise ConfigurationError(
-            "the broker is at an address of this machine alone, which no container reaches",
-            remedy="Name it in --broker as others reach it, or leave --broker out.",
-        )
-    if place.master == "there" and spec.cache.startswith("s3://"):
+    choices.check_choices(spec, broker_url, unit="container")
+    if spec.place.master == "there" and spec.cache.startswith("s3://"):
         raise ConfigurationError(
             f"a master in a container cannot reach the run cache {spec.cache}",
             remedy="Say --master here, or --no-cache.",
-        )
-    if spec.mode == "agent" and place.master == "here" and not place.tunnel:
-        raise ConfigurationError(
-            f"the agents of {spec.engine} in containers do not reach a master on this machine",
-            remedy="Say --tunnel too, or --master there.",
         )
 
 

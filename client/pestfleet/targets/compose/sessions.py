@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pestfleet.images.engine import connect_engine
-from pestfleet.targets.base import SessionInfo, Where
+from pestfleet.targets.base import KEPT, SessionInfo, Where
 from pestfleet.targets.compose.document import FOLDER, ROLE, SESSION
 from pestfleet.targets.compose.fleet import (
     SESSION_VOLUME,
@@ -110,7 +110,7 @@ def open_session(name: str | None, where: Where) -> RemoteFleet:
 def _describe(name: str, containers: list[Container], *, kept: bool) -> SessionInfo:
     running = [container for container in containers if container.state != "exited"]
     roles = {container.role for container in running}
-    state = "running" if roles & {"master", "worker", "broker"} else "results kept"
+    state = "running" if roles & {"master", "worker", "broker"} else KEPT
     if not running and not kept:
         state = "ended"
     elif roles and "master" not in roles and any(c.role == "master" for c in containers):

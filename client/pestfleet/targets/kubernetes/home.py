@@ -19,16 +19,18 @@ from typing import TYPE_CHECKING, NoReturn
 from pestfleet.credentials.parts import Choices, make_credentials
 from pestfleet.targets.addresses import BROKER_URL, CA, find_free_port, pack_url, readdress
 from pestfleet.targets.base import FleetPlan, Site
+from pestfleet.targets.choices import needs_broker
 from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say
 from pestfleet.targets.kubernetes.access import Unreachable
-from pestfleet.targets.kubernetes.diagnosis import find_dead_end, gather
+from pestfleet.targets.kubernetes.diagnosis import gather
 from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet.targets.kubernetes.forward import Forward
-from pestfleet.targets.kubernetes.launch import KubernetesPlan, make_secret, needs_broker
+from pestfleet.targets.kubernetes.launch import KubernetesPlan, make_secret
 from pestfleet.targets.kubernetes.lease import Lease
 from pestfleet.targets.kubernetes.naming import Object, read_role
 from pestfleet.targets.kubernetes.pods import find_end
 from pestfleet.targets.kubernetes.results import fetch_logs
+from pestfleet.targets.troubles import find_dead_end
 from pestfleet.tunnel.keys import LISTEN_PORT, make_tunnel_keys
 from pestfleet_worker.errors import TargetError
 

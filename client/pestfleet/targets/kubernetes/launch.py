@@ -16,7 +16,8 @@ from pestfleet.folder import SessionSpec
 from pestfleet.host import Host
 from pestfleet.session import Session
 from pestfleet.settings import ImageSettings
-from pestfleet.targets.addresses import find_place, pack_url
+from pestfleet.targets.addresses import pack_url
+from pestfleet.targets.choices import check_choices, needs_broker
 from pestfleet.targets.images import check_case_image, make_images, make_teller
 from pestfleet.targets.kubernetes.access import Access, connect
 from pestfleet.targets.kubernetes.chart import VERSION, Overrides, Values, dump, render
@@ -41,8 +42,6 @@ from pestfleet_worker.errors import ConfigurationError, SessionError, TargetErro
 if TYPE_CHECKING:
     from pestfleet.host import OnEvent
     from pestfleet.targets.images import Say
-
-_LOCAL = ("localhost", "127.0.0.1", "::1")
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +80,7 @@ def make_host(
     has objects already.
     """
     spec = session.spec
-    check_choices(spec, broker_url)
+    check_choices(spec, broker_url, unit="pod")
     fleet = KubernetesFleet(connect(spec.place.context, spec.place.namespace), spec.session)
     job = fleet.find_job("master")
     runs = resume and job is not None and not find_end(job) and _is_launched(fleet, job)
@@ -189,42 +188,17 @@ def _plan(
     return KubernetesPlan(spec, images, values, mark(objects, annotations=annotations))
 
 
-def needs_broker(spec: SessionSpec, broker_url: str) -> bool:
-    """Is a broker in the cluster wanted? Not where the one at home comes through the tunnel."""
-    return not broker_url and not (spec.place.tunnel and spec.mode == "queue")
-
-
 def describe(spec: SessionSpec, folder: Path, *, image: ImageSettings, broker_url: str) -> str:
     """The objects of a session as YAML, and as comments the permissions that the launch needs.
 
     Nothing is made, and no cluster is asked. Raises `ConfigurationError`.
     """
-    check_choices(spec, broker_url)
+    check_choices(spec, broker_url, unit="pod")
     namespace = spec.place.namespace or "default"
     plan = _plan(spec, name_images(spec, image), broker_url, namespace, folder=folder)
     needed = [f"#   {line}" for line in list_permissions(plan.objects)]
     heading = f"# In namespace {namespace}, the launch needs these permissions:"
     return "\n".join([heading, *needed, dump(plan.objects)])
-
-
-def check_choices(spec: SessionSpec, broker_url: str) -> None:
-    """Raises `ConfigurationError` for a placement that cannot work."""
-    place = spec.place
-    if place.tunnel and place.master == "there":
-        raise ConfigurationError(
-            "a tunnel is for a master on this machine",
-            remedy="Say --master here too, or leave --tunnel out.",
-        )
-    if broker_url and not place.tunnel and find_place(broker_url)[0] in _LOCAL:
-        raise ConfigurationError(
-            "the broker is at an address of this machine alone, which no pod reaches",
-            remedy="Name it in --broker as others reach it, or leave --broker out.",
-        )
-    if spec.mode == "agent" and place.master == "here" and not place.tunnel:
-        raise ConfigurationError(
-            f"the agents of {spec.engine} in pods do not reach a master on this machine",
-            remedy="Say --tunnel too, or --master there.",
-        )
 
 
 def _check_free(fleet: KubernetesFleet) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pestfleet.targets.base import SessionInfo, Where
+from pestfleet.targets.base import KEPT, SessionInfo, Where
 from pestfleet.targets.kubernetes.access import Access, Refused, connect
 from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet.targets.kubernetes.naming import FOLDER, MANAGER, SESSION, US, Object, read_role
@@ -123,7 +123,7 @@ def _describe(name: str, objects: list[Object], where: Where) -> SessionInfo:
     elif "master" in running or ("master" not in jobs and "worker" in running):
         state = "running"
     elif any(one["plural"] == "persistentvolumeclaims" for one in objects):
-        state = "results kept"
+        state = KEPT
     else:
         state = "ended, its objects are left"
     ours = any(one["metadata"]["labels"].get(MANAGER) == US for one in objects)
