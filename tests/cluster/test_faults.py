@@ -59,7 +59,7 @@ def evict(shell: ClusterShell, pod: str) -> None:
 
 
 def test_lost_pods_lose_no_run(shell: ClusterShell) -> None:
-    case, rows = make_sweep(shell, 300)
+    case, rows = make_sweep(shell, 600)
     command = shell.launch(case, SESSION, *SWEEP, "--workers", "3", runs=4)
     folder = shell.open_folder(SESSION)
 

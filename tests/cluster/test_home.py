@@ -162,7 +162,7 @@ def test_a_session_outlives_its_broker_s_pod_a_worker_and_the_api_server(
     shell: ClusterShell, cluster: Cluster
 ) -> None:
     case = make_case(shell.folder / "case", seconds=0.3)
-    rows = write_sweep(case.parent, runs=250)
+    rows = write_sweep(case.parent, runs=400)
     running = shell.launch(case, "pf-home2", *SWEEP, "--workers", "2", runs=6)
     folder = shell.open_folder("pf-home2")
 
@@ -191,7 +191,7 @@ def test_a_session_outlives_its_broker_s_pod_a_worker_and_the_api_server(
 
 def test_ctrl_c_leaves_nothing(shell: ClusterShell) -> None:
     case = make_case(shell.folder / "case", seconds=0.3)
-    rows = write_sweep(case.parent, runs=40)
+    rows = write_sweep(case.parent, runs=150)
     running = shell.launch(case, "pf-home3", *SWEEP, "--workers", "2", runs=4)
     running.send(signal.SIGINT)
     assert "pestfleet resume pf-home3" in running.wait(130)
@@ -207,7 +207,7 @@ def test_another_shell_removes_what_a_killed_command_left(
     shell: ClusterShell, tmp_path: Path
 ) -> None:
     case = make_case(shell.folder / "case", seconds=0.3)
-    write_sweep(case.parent, runs=100)
+    write_sweep(case.parent, runs=1000)
     shell.launch(case, "pf-home4", *SWEEP, "--workers", "2", runs=4).kill()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -231,7 +231,7 @@ def short_lease(shell: ClusterShell, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_a_killed_command_left_goes_by_itself(shell: ClusterShell, short_lease: None) -> None:
     """No worker ends here: they have not heard of the master's end yet."""
     case = make_case(shell.folder / "case", seconds=0.3)
-    write_sweep(case.parent, runs=200)
+    write_sweep(case.parent, runs=2000)
     more = ("--workers", "2", "--set", "session.keepSeconds=1")
     running = shell.launch(case, "pf-home5", *SWEEP, *more, runs=4)
     # As long as the command lives, it stays: for longer than one lease.
@@ -264,7 +264,7 @@ def test_agents_reach_a_master_here_through_the_tunnel(
 
 def test_runs_come_through_the_tunnel_to_a_broker_here(shell: ClusterShell) -> None:
     case = make_case(shell.folder / "case", seconds=0.1)
-    rows = write_sweep(case.parent, runs=100)
+    rows = write_sweep(case.parent, runs=500)
     running = shell.launch(case, "pf-home7", *SWEEP, "--workers", "2", "--tunnel", runs=6)
     assert not shell.list_pods("pf-home7", "broker")
     folder = shell.open_folder("pf-home7")

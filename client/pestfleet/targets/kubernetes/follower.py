@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.targets.following import FollowedMaster
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
-from pestfleet.targets.kubernetes.diagnosis import find_dead_end, gather
-from pestfleet.targets.kubernetes.fleet import KubernetesFleet
+from pestfleet.targets.kubernetes.diagnosis import gather
+from pestfleet.targets.kubernetes.fleet import GLANCE, KubernetesFleet
 from pestfleet.targets.kubernetes.naming import Object
 from pestfleet.targets.kubernetes.pods import Pod, find_end
 from pestfleet.targets.kubernetes.results import fetch
+from pestfleet.targets.troubles import Trouble, find_dead_end
 from pestfleet_worker.errors import PestfleetError, TargetError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ _GOES_ON = {
 }
 DIAGNOSIS = 5.0  # seconds between two looks for what does not run, of up to 100 workers
 LONGEST = 30.0  # of more: each look lists all pods
+_ENDS = ("memory", "exit", "disk", "evicted")  # kinds of troubles that ended a worker
 
 
 class PodMaster(FollowedMaster):
@@ -68,6 +70,7 @@ class PodMaster(FollowedMaster):
             return True
         reason = find_end(job)
         if reason:
+            self._tell_ends()
             if reason != "Complete":
                 self._failure = self._describe_failure(job, reason)
             return True
@@ -98,16 +101,25 @@ class PodMaster(FollowedMaster):
         troubles = [
             t for t in found if not (t.role == "master" and t.kind == "exit" and t.hopeless)
         ]
-        causes = {(trouble.role, trouble.why) for trouble in troubles}
-        news = [t for t in troubles if (t.role, t.why) not in self._told_causes]
-        self._told_causes = causes
-        self._tell_all([str(trouble) for trouble in news])
+        self._tell_troubles(troubles)
         place = self._spec.place
         dead_end = find_dead_end(troubles, wanted=self._spec.workers, least=place.least)
         if dead_end is not None:
             raise TargetError(
                 "\n    ".join((dead_end.message, *dead_end.tail)), remedy=dead_end.remedy
             )
+
+    def _tell_ends(self) -> None:
+        """Say of which workers ended since the last look, and why: runs may have failed for it."""
+        if time.monotonic() - self._diagnosed > GLANCE:
+            found = gather(self._fleet.access, self._spec.session)
+            self._tell_troubles([t for t in found if t.role == "worker" and t.kind in _ENDS])
+
+    def _tell_troubles(self, troubles: list[Trouble]) -> None:
+        causes = {(trouble.role, trouble.why) for trouble in troubles}
+        news = [t for t in troubles if (t.role, t.why) not in self._told_causes]
+        self._told_causes = causes
+        self._tell_all([str(trouble) for trouble in news])
 
     def _describe_failure(self, job: Object, reason: str) -> PestfleetError:
         """For a master that did not say itself how it ended."""
