@@ -21,11 +21,13 @@ from pydantic_settings import EnvSettingsSource
 from pydantic_settings.exceptions import SettingsError
 
 from pestfleet.settings import (
+    AMAZON,
     EXPECTED,
     IMAGE,
     OPTIONS,
     PREFIX,
     TABLES,
+    AmazonSettings,
     ImageSettings,
     Settings,
     split_range,
@@ -41,6 +43,9 @@ FILE_NAME = "pestfleet.toml"
 
 # Variables with our prefix that are something else than settings.
 _NO_SETTINGS = frozenset({"broker_file", "engines", "digest"})
+
+# The tables of our own, whose entries we know.
+_OWN_TABLES: dict[str, type[BaseModel]] = {IMAGE: ImageSettings, AMAZON: AmazonSettings}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +160,12 @@ def _read_environment() -> _Source:
     try:
         values = EnvSettingsSource(Settings)()
     except SettingsError as error:
-        table = IMAGE if f'"{IMAGE}"' in str(error) else OPTIONS
-        example = {IMAGE: "image.base", OPTIONS: f"{OPTIONS}.noptmax"}[table]
-        value = {IMAGE: "debian:bookworm-slim", OPTIONS: "20"}[table]
+        table = next((name for name in _OWN_TABLES if f'"{name}"' in str(error)), OPTIONS)
+        example, value = {
+            IMAGE: (f"{IMAGE}.base", "debian:bookworm-slim"),
+            AMAZON: (f"{AMAZON}.network", "make"),
+            OPTIONS: (f"{OPTIONS}.noptmax", "20"),
+        }[table]
         raise ConfigurationError(
             f"environment variable {_name_variable(table)} is not a JSON object",
             remedy=f"Set one entry a variable: {_name_variable(example)}={value}",
@@ -242,15 +250,16 @@ def _validate(values: dict[str, Any], sources: list[_Source]) -> Settings:
         source = next(source for source in sources if name in source.values)
         value = values[name]
         # An entry of our own tables is told by its name; of the engine's, the whole table.
-        if name == IMAGE and len(location) > 1 and isinstance(value, Mapping):
-            value, name = value.get(location[1]), f"{IMAGE}.{location[1]}"
+        table = name
+        if table in _OWN_TABLES and len(location) > 1 and isinstance(value, Mapping):
+            value, name = value.get(location[1]), f"{table}.{location[1]}"
         if first["type"] == "extra_forbidden":
-            entry = location[1]
-            near = difflib.get_close_matches(entry.lower(), ImageSettings.model_fields, 1)
+            entry, entries = location[1], _OWN_TABLES[table].model_fields
+            near = difflib.get_close_matches(entry.lower(), entries, 1)
             raise ConfigurationError(
-                f"{source.name(name)}: there is no setting {entry!r} in [{IMAGE}]",
+                f"{source.name(name)}: there is no setting {entry!r} in [{table}]",
                 remedy=(f"Did you mean {near[0]}? " if near else "")
-                + f"Settings: {', '.join(ImageSettings.model_fields)}.",
+                + f"Settings: {', '.join(entries)}.",
             ) from None
         # Never the value of what may have a password.
         wrong = " is wrong" if name in ("broker", "image.index") else f" is {value!r}"

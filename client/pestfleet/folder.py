@@ -16,17 +16,17 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from pestfleet.placement import Placement, read_placement, take_known
 from pestfleet_worker.errors import ConfigurationError, SessionError
 
 logger = logging.getLogger(__name__)
@@ -36,44 +36,6 @@ LOCK_PATIENCE = 2.0  # seconds; who only looks whether there is a master holds t
 FRESH = 10.0  # seconds; a state.json that is older is not of a master that runs
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,59}")
-# Docker's form: --memory 2g, of 1024 bytes and their powers.
-MEMORY = re.compile(r"(\d+(\.\d+)?[bkmgt]?b?)?", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """How a target of containers places a session. Sizes are those of one slot.
-
-    `master`: here, in the launching process, or there, beside the workers. `tunnel`: workers
-    reach a master here through one. `memory`: such as 2g, "" for no limit; `cpus`: 0 for no
-    limit; `pids`: processes and threads. `image`: of the workers, with the case in it.
-
-    On Kubernetes: `context` of the kubeconfig and `namespace`; files (`values`) and words (`sets`)
-    that change the chart's values; `least`: so many workers will do, where not all can start.
-    """
-
-    master: str = "here"
-    tunnel: bool = False
-    memory: str = ""
-    cpus: float = 0.0
-    pids: int = 256
-    image: str = ""
-    context: str = ""
-    namespace: str = ""
-    values: tuple[str, ...] = ()
-    sets: tuple[str, ...] = ()
-    least: int = 1
-
-    def __post_init__(self) -> None:
-        """Raises `ConfigurationError` for what cannot be."""
-        for what, value, right in (
-            ("here or there", self.master, self.master in ("here", "there")),
-            ("a size of memory, such as 2g", self.memory, MEMORY.fullmatch(self.memory)),
-            ("a number of cores", self.cpus, 0 <= self.cpus < math.inf),
-            ("a number of processes", self.pids, self.pids >= 1),
-        ):
-            if not right:
-                raise ConfigurationError(f"{value!r} in a session's placement is not {what}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +43,9 @@ class SessionSpec:
     """What a session was asked to do. Holds no secret.
 
     `workers`: how many, or the fewest where there are `most` (0: as many all the time). It is
-    ended when it has wanted no run for `idle_minutes`, and after `max_hours` (0: never).
+    ended when it has wanted no run for `idle_minutes`, after `max_hours`, and when it has cost
+    `budget` US dollars (0: never). `prices`: what a worker, and all the rest, cost an hour in US
+    dollars, as known at launch; empty where nothing is paid.
     """
 
     session: str
@@ -100,11 +64,13 @@ class SessionSpec:
     mode: str = "queue"  # or agent: the workers run the engine's own agents
     arguments: list[str] = field(default_factory=list)  # for an engine that is a program
     cache: str = "none"  # place of the run cache
-    place: Placement = Placement()
+    place: Placement = field(default_factory=Placement)
     version: str = ""
     most: int = 0
     idle_minutes: float = 0.0
     max_hours: float = 0.0
+    budget: float = 0.0
+    prices: dict[str, float] = field(default_factory=dict)
 
 
 class SessionFolder:
@@ -162,9 +128,8 @@ class SessionFolder:
         path = self.path / "session.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            place = _take_known(Placement, values.pop("place", {}))
-            place |= {name: tuple(place[name]) for name in ("values", "sets") if name in place}
-            return SessionSpec(**_take_known(SessionSpec, values), place=Placement(**place))
+            place = read_placement(values.pop("place", {}))
+            return SessionSpec(**take_known(SessionSpec, values), place=place)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise SessionError(f"{path} is not the spec of a session: {error}") from error
 
@@ -252,12 +217,6 @@ class SessionFolder:
         except (OSError, ValueError):
             return {}
         return state
-
-
-def _take_known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    """Without the fields that a newer version has added."""
-    known = {item.name for item in fields(kind)}
-    return {name: values[name] for name in values.keys() & known}
 
 
 def list_sessions(root: Path) -> list[SessionFolder]:

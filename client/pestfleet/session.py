@@ -23,13 +23,13 @@ from pestfleet.case import check_case
 from pestfleet.checks.problem import Problem
 from pestfleet.folder import (
     DEFAULT_ROOT,
-    Placement,
     SessionFolder,
     SessionSpec,
     find_session,
     list_sessions,
 )
 from pestfleet.journal import read_journal
+from pestfleet.placement import Placement
 from pestfleet.targets.base import Where
 from pestfleet_worker.errors import CaseError, ConfigurationError, SessionError
 
@@ -82,7 +82,8 @@ class Session:
     @property
     def where(self) -> Where:
         """Which of several places of its target it is in."""
-        return Where(self.spec.place.context, self.spec.place.namespace)
+        place = self.spec.place
+        return Where(place.context, place.namespace, place.amazon.region, place.amazon.profile)
 
     def status(self) -> dict[str, Any]:
         """How far the session is; `state` is running, finished, stopped, failed or died."""
@@ -208,6 +209,8 @@ def create_session(
     most: int = 0,
     idle_minutes: float = 0.0,
     max_hours: float = 0.0,
+    budget: float = 0.0,
+    prices: Mapping[str, float] | None = None,
     on_problem: Callable[[Problem], None] | None = None,
 ) -> Session:
     """Check the case and make the session's folder; nothing is started yet.
@@ -216,7 +219,8 @@ def create_session(
     program. `cache`: a folder or s3:// URL for finished runs, "" for the user's own, "none".
     `place`: how a target of containers places master and workers. `most`: workers come and go
     with the runs, from `workers` up to so many; 0: as many all the time. The session ends when it
-    has wanted no run for `idle_minutes` (queue mode), and after `max_hours`; 0: never.
+    has wanted no run for `idle_minutes` (queue mode), after `max_hours`, and when it has cost
+    `budget` US dollars by these `prices` (`pestfleet.folder.SessionSpec`); 0: never.
     `on_problem` gets the warnings. Raises `CaseProblems`, `ConfigurationError`, `SessionError`.
     """
     engines.check_name(engine)
@@ -238,7 +242,7 @@ def create_session(
                 "in agent mode the number of workers stays: nobody knows which agents are idle",
                 remedy="Ask for a number of workers, not for a range.",
             )
-    _check_limits(idle_minutes=idle_minutes, max_hours=max_hours)
+    _check_limits(idle_minutes=idle_minutes, max_hours=max_hours, budget=budget)
     checked, problems = check_case(
         Path(case),
         slots=max(workers, most) * slots,
@@ -278,6 +282,8 @@ def create_session(
             most=most,
             idle_minutes=idle_minutes,
             max_hours=max_hours,
+            budget=budget,
+            prices=dict(prices or {}),
         )
     )
     return Session(folder)

@@ -10,6 +10,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,13 +30,13 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from pestfleet.folder import MEMORY
+from pestfleet.placement import CAPACITY, MEMORY
 from pestfleet.targets import is_remote
 
 PREFIX = "PESTFLEET_"
 OPTIONS = "engine_options"
-IMAGE = "image"
-TABLES = (OPTIONS, IMAGE)  # merged entry by entry
+IMAGE, AMAZON = "image", "amazon"
+TABLES = (OPTIONS, IMAGE, AMAZON)  # merged entry by entry
 # Where a session ends by itself, unless the user says otherwise: machines that others pay for.
 IDLE_MINUTES, MAX_HOURS = 20.0, 72.0
 
@@ -64,6 +65,11 @@ EXPECTED = {
     "context": "the name of a context of the kubeconfig, as text",
     "namespace": "the name of a namespace of Kubernetes, as text",
     "min_workers": "a whole number, 1 or more",
+    "region": "the name of a region of Amazon, such as eu-central-1, as text",
+    "profile": "the name of a profile of the AWS configuration, as text",
+    "capacity": "spot, ondemand, or mixed:PERCENT on demand, such as mixed:20",
+    "instances": "a type of EC2 machines, such as c7i.4xlarge, as text (empty: Fargate)",
+    "budget": "a number of US dollars, 0 or more (0: no limit)",
     "master": "there (with the workers) or here (on this machine)",
     "tunnel": "true or false",
     "memory": "a size as text, such as 2g or 512m (empty: no limit)",
@@ -82,7 +88,22 @@ EXPECTED = {
     "image.ca": "the path of a file with certificates (PEM), as text",
     "image.network": "the name of a network for builds, such as host",
     "image.broker": "the name of an image, as text",
+    AMAZON: "a table, with bucket, subnets, network and others",
+    "amazon.bucket": "the name of an S3 bucket, as text",
+    "amazon.cluster": "the name of an ECS cluster, as text",
+    "amazon.subnets": 'a list of ids of subnets, such as ["subnet-0a1b2c3d"]',
+    "amazon.network": "found or make",
+    "amazon.public": "true or false",
+    "amazon.allow_from": "a CIDR block, such as 203.0.113.7/32, as text",
+    "amazon.ask_above": "a number of US dollars, 0 or more",
 }
+
+
+def split_words(value: Any) -> Any:
+    """A list as an environment variable has it: words, or JSON; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    return json.loads(value) if value.lstrip().startswith("[") else value.split()
 
 
 class ImageSettings(BaseModel):
@@ -109,10 +130,7 @@ class ImageSettings(BaseModel):
     @field_validator("apt", "pip", mode="before")
     @classmethod
     def _split_words(cls, value: Any) -> Any:
-        """An environment variable has words, or a list as JSON."""
-        if not isinstance(value, str):
-            return value
-        return json.loads(value) if value.lstrip().startswith("[") else value.split()
+        return split_words(value)
 
     @field_validator("apt")
     @classmethod
@@ -160,6 +178,41 @@ class ImageSettings(BaseModel):
         return index
 
 
+class AmazonSettings(BaseModel):
+    """Table `[amazon]`: what a session finds in an account; see `pestfleet.placement.AmazonPlace`.
+
+    `ask_above`: US dollars; a launch that may cost more is asked for again.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    bucket: str = ""
+    cluster: str = ""
+    subnets: Annotated[list[str], NoDecode] = Field(default_factory=list)
+    network: Literal["found", "make"] = "found"
+    public: bool = False
+    allow_from: str = ""
+    ask_above: float = Field(default=25.0, ge=0.0, allow_inf_nan=False)
+
+    @field_validator("subnets", mode="before")
+    @classmethod
+    def _split_words(cls, value: Any) -> Any:
+        return split_words(value)
+
+    @field_validator("bucket")
+    @classmethod
+    def _check_bucket(cls, name: str) -> str:
+        # Amazon S3 user guide, general purpose bucket naming rules.
+        if name and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", name):
+            raise ValueError("not the name of a bucket")
+        return name
+
+    @field_validator("allow_from")
+    @classmethod
+    def _check_block(cls, block: str) -> str:
+        return str(ip_network(block)) if block else block
+
+
 class Settings(BaseSettings):
     """The settings of a command. `time_limit` in seconds a run, 0: none.
 
@@ -196,8 +249,14 @@ class Settings(BaseSettings):
     pids: int = Field(default=256, ge=1)
     idle_minutes: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
     max_hours: float | None = Field(default=None, ge=0.0, allow_inf_nan=False)
+    region: str = ""
+    profile: str = ""
+    capacity: str = "spot"
+    instances: str = Field(default="", pattern=r"^([a-z0-9-]+\.[a-z0-9-]+)?$")
+    budget: float = Field(default=0.0, ge=0.0, allow_inf_nan=False)
     engine_options: dict[str, str] = Field(default_factory=dict)
     image: ImageSettings = Field(default_factory=ImageSettings)
+    amazon: AmazonSettings = Field(default_factory=AmazonSettings)
 
     @classmethod
     def settings_customise_sources(
@@ -225,6 +284,13 @@ class Settings(BaseSettings):
             raise ValueError("not the URL of a broker")
         return broker
 
+    @field_validator("capacity")
+    @classmethod
+    def _check_capacity(cls, capacity: str) -> str:
+        if not CAPACITY.fullmatch(capacity):
+            raise ValueError("not a kind of capacity")
+        return capacity
+
     @field_validator("memory")
     @classmethod
     def _check_memory(cls, memory: str) -> str:
@@ -239,7 +305,7 @@ class Settings(BaseSettings):
         if self.idle_minutes is None:
             chosen["idle_minutes"] = IDLE_MINUTES if is_remote(self.on) else 0.0
         if self.max_hours is None:
-            chosen["max_hours"] = MAX_HOURS if self.on == "kubernetes" else 0.0
+            chosen["max_hours"] = MAX_HOURS if self.on in ("kubernetes", "ecs") else 0.0
         return self
 
     @property

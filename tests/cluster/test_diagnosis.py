@@ -16,13 +16,15 @@ from base_image import ensure_archive
 from cluster_access import Cluster
 from hosting import wait_for
 from node_images import Image, push
-from pestfleet.folder import Placement, SessionSpec
+from pestfleet.folder import SessionSpec
+from pestfleet.placement import Placement
 from pestfleet.targets.kubernetes.access import Access, connect
 from pestfleet.targets.kubernetes.chart import render
 from pestfleet.targets.kubernetes.checks import check_launch
-from pestfleet.targets.kubernetes.diagnosis import Trouble, find_dead_end, gather
+from pestfleet.targets.kubernetes.diagnosis import gather
 from pestfleet.targets.kubernetes.naming import name_release
 from pestfleet.targets.kubernetes.values import Images, make_values
+from pestfleet.targets.troubles import Trouble, find_dead_end
 from pestfleet_worker.errors import TargetError
 
 pytestmark = pytest.mark.kubernetes

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from pestfleet import targets
 from pestfleet.cli.main import cli
-from pestfleet.folder import Placement
+from pestfleet.placement import Placement
 from pestfleet.session import Session
 from pestfleet.targets.base import SessionInfo, Where
 from pestfleet_worker.errors import SessionError, TargetError

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from pestfleet.folder import Placement
 from pestfleet.images.base import name_image
+from pestfleet.placement import Placement
 from pestfleet.settings import ImageSettings
 from pestfleet.targets.compose.document import DOCUMENT, ComposePlan, Images, make_document
 from pestfleet.targets.compose.launch import USER

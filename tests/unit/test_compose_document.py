@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pestfleet.folder import Placement
+from pestfleet.placement import Placement
 from pestfleet.targets.compose.document import (
     DOCUMENT,
     ComposePlan,

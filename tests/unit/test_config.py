@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pestfleet.config import find_settings_file, read_configuration, read_settings, redact
-from pestfleet.settings import EXPECTED, ImageSettings, Settings
+from pestfleet.settings import EXPECTED, AmazonSettings, ImageSettings, Settings
 from pestfleet_worker.errors import ConfigurationError
 from source import ROOT
 
@@ -341,13 +341,15 @@ def test_a_package_index_with_a_password_is_refused_and_not_shown(here: Path) ->
 def test_the_list_of_settings_in_the_documents_is_whole() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     named = {word.strip("[]") for word in re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)}
-    assert named == {*Settings.model_fields, *ImageSettings.model_fields}
+    tables = (Settings, ImageSettings, AmazonSettings)
+    assert named == {name for table in tables for name in table.model_fields}
 
 
 def test_every_setting_says_what_it_expects() -> None:
     assert EXPECTED.keys() == {
         *Settings.model_fields,
         *(f"image.{name}" for name in ImageSettings.model_fields),
+        *(f"amazon.{name}" for name in AmazonSettings.model_fields),
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pestfleet.folder import Placement
+from pestfleet.placement import Placement
 from pestfleet.session import Session
 from pestfleet.targets.base import Site
 from pestfleet.targets.compose import home as module

@@ -11,18 +11,19 @@ from typing import Any
 
 import pytest
 
-from pestfleet.folder import Placement, SessionSpec
+from pestfleet.folder import SessionSpec
+from pestfleet.placement import Placement
 from pestfleet.targets.base import FleetPlan
 from pestfleet.targets.kubernetes import home as module
 from pestfleet.targets.kubernetes import lease as lease_module
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
-from pestfleet.targets.kubernetes.diagnosis import Trouble
 from pestfleet.targets.kubernetes.home import KubernetesTarget, Watch, await_pod, make_secrets
 from pestfleet.targets.kubernetes.launch import KubernetesPlan
 from pestfleet.targets.kubernetes.lease import Lease
 from pestfleet.targets.kubernetes.naming import Object
 from pestfleet.targets.kubernetes.pods import Pod
 from pestfleet.targets.kubernetes.values import Images
+from pestfleet.targets.troubles import Trouble
 from pestfleet.tunnel.keys import make_tunnel_keys
 from pestfleet_worker.errors import Interrupted, TargetError
 

@@ -15,8 +15,9 @@ import pytest
 from fake_cluster_access import ABSENT, FORBIDDEN, FakeAccess
 from pestfleet.targets.kubernetes import diagnosis
 from pestfleet.targets.kubernetes.causes import read_pull
-from pestfleet.targets.kubernetes.diagnosis import Trouble, explain, find_dead_end, gather
+from pestfleet.targets.kubernetes.diagnosis import explain, gather
 from pestfleet.targets.kubernetes.surroundings import DWELL, HOPE, SLOW, read_time
+from pestfleet.targets.troubles import Trouble, find_dead_end
 
 Object = dict[str, Any]
 

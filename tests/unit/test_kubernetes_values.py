@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pestfleet.folder import Placement, SessionSpec
+from pestfleet.folder import SessionSpec
+from pestfleet.placement import Placement
 from pestfleet.settings import ImageSettings
 from pestfleet.targets.base import Where
+from pestfleet.targets.choices import check_choices
 from pestfleet.targets.kubernetes.chart import Overrides, find_helm, render
-from pestfleet.targets.kubernetes.launch import check_choices, describe
+from pestfleet.targets.kubernetes.launch import describe
 from pestfleet.targets.kubernetes.naming import MANAGER, SESSION, US, name_release
 from pestfleet.targets.kubernetes.sessions import _describe as describe_session
 from pestfleet.targets.kubernetes.values import Images, make_values, multiply, split_image
@@ -174,7 +176,7 @@ def test_placements_that_cannot_work(
     place: Placement, mode: str, broker_url: str, wrong: str
 ) -> None:
     with pytest.raises(ConfigurationError, match=wrong):
-        check_choices(make_spec(place=place, mode=mode), broker_url)
+        check_choices(make_spec(place=place, mode=mode), broker_url, unit="pod")
 
 
 def make_object(plural: str, role: str, **more: Any) -> dict[str, Any]:

@@ -42,7 +42,12 @@ COMES_WITH = {
 }
 
 # What comes with an extra, for the package that is imported only where it is used.
-EXTRAS = {"pestfleet.targets.kubernetes": {"kubernetes", "urllib3", "websocket"}}
+EXTRAS = {
+    "pestfleet.targets.kubernetes": {"kubernetes", "urllib3", "websocket"},
+    "pestfleet.targets.ecs": {"boto3", "botocore"},
+    "pestfleet.targets.service_workers": {"boto3", "botocore"},
+    "pestfleet.store": {"boto3", "botocore"},
+}
 
 # Who may not import whom (prefix of the importing module -> prefixes it must not import).
 ONE_WAY = {

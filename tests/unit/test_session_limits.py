@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pestfleet.folder import Placement, SessionFolder
+from pestfleet.folder import SessionFolder
+from pestfleet.placement import Placement
 from pestfleet.session import create_session
 from pestfleet.watch import Limits, Requests
 from pestfleet_worker.errors import ConfigurationError, Interrupted, LimitReached, SentAway

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pestfleet.session import Session
     from pestfleet.targets.base import RemoteSession, Where
 
-_WHERE = "pestfleet.where"  # what --context and --namespace said, in the command's context
+_WHERE = "pestfleet.where"  # what --context, --namespace, --region said, in the command's context
 
 
 def _note_where(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -43,6 +44,20 @@ _ELSEWHERE = (
         expose_value=False,
         callback=_note_where,
         help="Namespace of Kubernetes.  [default: the session's, or the context's]",
+    ),
+    click.option(
+        "--region",
+        metavar="NAME",
+        expose_value=False,
+        callback=_note_where,
+        help="Region of Amazon.  [default: the session's, or that of your AWS configuration]",
+    ),
+    click.option(
+        "--profile",
+        metavar="NAME",
+        expose_value=False,
+        callback=_note_where,
+        help="Profile of your AWS configuration.  [default: the session's, or the current one]",
     ),
 )
 
@@ -105,21 +120,25 @@ def find_session(
 
 
 def _find_given() -> dict[str, str]:
-    """What --context and --namespace say, where they are given."""
+    """What --context, --namespace, --region and --profile say, where they are given."""
     context = click.get_current_context(silent=True)
     said = context.meta.get(_WHERE, {}) if context is not None else {}
     return {name: value for name, value in said.items() if value}
 
 
 def read_where(local: Session | None = None) -> Where:
-    """Which cluster and namespace is meant: by the command line, the session, or the settings."""
+    """Which of a target's places is meant: by the command line, the session, or the settings."""
     from pestfleet.config import read_settings
     from pestfleet.targets.base import Where
 
     given = _find_given()
     settings = read_settings()
-    own = local.where if local is not None else Where(settings.context, settings.namespace)
-    return Where(given.get("context") or own.context, given.get("namespace") or own.namespace)
+    own = (
+        local.where
+        if local is not None
+        else Where(settings.context, settings.namespace, settings.region, settings.profile)
+    )
+    return replace(own, **given)
 
 
 def open_fetched(name: str | None, sessions: Path | None, on: str | None) -> Session:

@@ -89,7 +89,8 @@ def command(
     """
     from pestfleet.cli.hosting import create_from_settings, host_session
     from pestfleet.config import read_settings
-    from pestfleet.folder import Placement, SessionFolder
+    from pestfleet.folder import SessionFolder
+    from pestfleet.placement import Placement
     from pestfleet.session import Session
     from pestfleet.targets.base import Site
     from pestfleet_worker.endpoint import URL_FILE, read_url_file

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from pestfleet.config import Settings
-    from pestfleet.folder import Placement
     from pestfleet.host import Host, OnEvent
+    from pestfleet.placement import Placement
     from pestfleet.session import Session
 
 
@@ -59,6 +59,7 @@ def create_from_settings(
             most=settings.most,
             idle_minutes=settings.idle_minutes or 0.0,
             max_hours=settings.max_hours or 0.0,
+            budget=settings.budget,
             on_problem=print_problem,
         )
     except CaseProblems as error:

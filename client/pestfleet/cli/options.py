@@ -120,7 +120,13 @@ _FLEET_OPTIONS = (
         "--max-hours",
         type=float,
         metavar="H",
-        help="End the session after so long; 0: never.  [default: 72 on kubernetes]",
+        help="End the session after so long; 0: never.  [default: 72 on kubernetes and ecs]",
+    ),
+    click.option(
+        "--budget",
+        type=float,
+        metavar="USD",
+        help="End the session when it has cost so many US dollars; 0: never.  [default: 0]",
     ),
     broker_option,
     sessions_option,
@@ -148,6 +154,25 @@ _CONTAINER_OPTIONS = (
     ),
     click.option(
         "--namespace", metavar="NAME", help="Namespace of Kubernetes.  [default: the context's]"
+    ),
+    click.option(
+        "--region",
+        metavar="NAME",
+        help="Region of Amazon.  [default: that of your AWS configuration]",
+    ),
+    click.option(
+        "--profile", metavar="NAME", help="Profile of your AWS configuration.  [default: current]"
+    ),
+    click.option(
+        "--capacity",
+        metavar="KIND",
+        help="How workers on Amazon are paid for: spot, ondemand, or mixed:20 for 20 percent on "
+        "demand.  [default: spot]",
+    ),
+    click.option(
+        "--instances",
+        metavar="TYPE",
+        help="EC2 machines for the workers on Amazon, such as c7i.4xlarge.  [default: Fargate]",
     ),
     click.option(
         "--min-workers",

@@ -10,7 +10,8 @@ import click
 if TYPE_CHECKING:
     from pestfleet.case import Case
     from pestfleet.config import Settings
-    from pestfleet.folder import Placement, SessionSpec
+    from pestfleet.folder import SessionSpec
+    from pestfleet.placement import Placement
 
 _SHOWN_WORKERS = 5
 
@@ -118,4 +119,5 @@ def _make_spec(case: Case, settings: Settings, session: str, place: Placement) -
         most=settings.most,
         idle_minutes=settings.idle_minutes or 0.0,
         max_hours=settings.max_hours or 0.0,
+        budget=settings.budget,
     )

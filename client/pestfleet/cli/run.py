@@ -13,8 +13,8 @@ from pestfleet_worker.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from pestfleet.config import Settings
-    from pestfleet.folder import Placement
     from pestfleet.host import Host, OnEvent
+    from pestfleet.placement import Placement
 
 
 @click.command("run", short_help="Run a case with an engine on a fleet of workers.")
@@ -104,7 +104,7 @@ def _make_placement(
     settings: Settings, image: str, values: tuple[str, ...], sets: tuple[str, ...]
 ) -> Placement:
     from pestfleet import targets
-    from pestfleet.folder import Placement
+    from pestfleet.placement import AmazonPlace, Placement
 
     if not targets.is_remote(settings.on):
         return Placement()
@@ -120,6 +120,18 @@ def _make_placement(
         values=tuple(str(Path(file).resolve()) for file in values),
         sets=sets,
         least=settings.min_workers,
+        amazon=AmazonPlace(
+            region=settings.region,
+            profile=settings.profile,
+            capacity=settings.capacity,
+            instances=settings.instances,
+            bucket=settings.amazon.bucket,
+            cluster=settings.amazon.cluster,
+            subnets=tuple(settings.amazon.subnets),
+            network=settings.amazon.network,
+            public=settings.amazon.public,
+            allow_from=settings.amazon.allow_from,
+        ),
     )
 
 

@@ -14,7 +14,8 @@ _REMOTE = {
     "compose": "pestfleet.targets.compose",
     "kubernetes": "pestfleet.targets.kubernetes",
 }
-_EXTRAS = ("kubernetes", "websocket")  # packages that come with an extra of the target's name
+# Packages that come with an extra of the target's name.
+_EXTRAS = ("kubernetes", "websocket", "boto3", "botocore")
 REMOTE_NAMES = tuple(_REMOTE)
 NAMES = (*_MAKERS, *_REMOTE)
 

@@ -12,7 +12,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Any
 
-from pestfleet.folder import Placement
+from pestfleet.placement import Placement
 
 # Labels. DOCUMENT: on the network, all of the compose file; FOLDER: the session's on the
 # launching machine; IMAGE: on the session's volume, one that can read it.

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
 
 from pestfleet.targets.kubernetes.quantities import (
     Amounts,
@@ -16,56 +14,7 @@ from pestfleet.targets.kubernetes.quantities import (
     join_words,
     parse_amounts,
 )
-
-Form = Literal["wait", "ended", "absent", "running", "lost"]
-
-# What pods do, one and more; and the words for them that a sentence may have.
-_DO = {
-    "wait": ("waits", "wait"),
-    "ended": ("ended", "ended"),
-    "absent": ("cannot be made", "cannot be made"),
-    "running": ("runs, but is not ready", "run, but are not ready"),
-    "lost": ("is lost", "are lost"),
-}
-_PRONOUNS = {
-    "{each}": ("it", "each"),
-    "{they}": ("it", "they"),
-    "{them}": ("it", "them"),
-    "{their}": ("its", "their"),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """Why a pod does not run, without the pod's name: pods with the same cause are told together.
-
-    `form`: what such pods do. `why` may have {each}, {they}, {them} and {their} for them.
-    `hopeless`: they never run unless somebody changes something.
-    """
-
-    kind: str
-    form: Form
-    why: str
-    remedy: str = ""
-    hopeless: bool = False
-
-
-def tell(cause: Cause, role: str, count: int, *, of: int = 0) -> str:
-    """The sentence for so many pods of a role, `of` all that there should be."""
-    if role != "worker":
-        times = f" ({count} times)" if count > 1 else ""
-        return f"the {role or 'pod'} {_DO[cause.form][False]}: {fill(cause.why, False)}{times}"
-    many = count > 1
-    number = f"{count} of {of}" if of > count else str(count)
-    plural = "" if max(count, of) == 1 else "s"
-    return f"{number} worker{plural} {_DO[cause.form][many]}: {fill(cause.why, many)}"
-
-
-def fill(why: str, many: bool) -> str:
-    """The words for one pod, or for many of them."""
-    for name, words in _PRONOUNS.items():
-        why = why.replace(name, words[many])
-    return why
+from pestfleet.targets.troubles import Cause, Form, shorten
 
 
 def find_component(role: str) -> str:
@@ -167,12 +116,6 @@ def _add_end(message: str) -> str:
     if message.startswith("Back-off pulling") and ": " not in message:
         return ""
     return f": {shorten(message.rpartition(': ')[2])}"
-
-
-def shorten(text: str, most: int = 240) -> str:
-    """One line, and not a long one."""
-    line = " ".join(text.split()).rstrip(".")
-    return line if len(line) <= most else f"{line[:most].rstrip()} …"
 
 
 # -- what the API server refuses ---------------------------------------------------------------

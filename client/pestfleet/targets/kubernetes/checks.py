@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Any
 
 from pestfleet.targets.kubernetes.access import Access, Refused
-from pestfleet.targets.kubernetes.causes import fill, read_refusal
+from pestfleet.targets.kubernetes.causes import read_refusal
 from pestfleet.targets.kubernetes.diagnosis import find_autoscaler
 from pestfleet.targets.kubernetes.naming import Object, read_role
 from pestfleet.targets.kubernetes.permissions import (
@@ -25,6 +25,7 @@ from pestfleet.targets.kubernetes.quantities import (
     parse_amounts,
     sum_usage,
 )
+from pestfleet.targets.troubles import fill
 from pestfleet_worker.errors import ConfigurationError, TargetError
 
 __all__ = ["Permission", "check_launch", "list_permissions", "write_role"]

@@ -11,12 +11,12 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 from pestfleet.targets.kubernetes.access import Access, Refused
-from pestfleet.targets.kubernetes.causes import Cause, fill, read_exit, read_refusal, shorten, tell
+from pestfleet.targets.kubernetes.causes import read_exit, read_refusal
 from pestfleet.targets.kubernetes.naming import SESSION, Object, read_role
 from pestfleet.targets.kubernetes.pod_causes import find_cause, is_silent, is_unscheduled
 from pestfleet.targets.kubernetes.pod_failures import has_failed
@@ -29,6 +29,7 @@ from pestfleet.targets.kubernetes.surroundings import (
     index_events,
     list_statuses,
 )
+from pestfleet.targets.troubles import Cause, Trouble, fill, shorten, tell
 
 ReadTail = Callable[[Object], str]
 
@@ -46,32 +47,6 @@ _AUTOSCALERS = ("karpenter.sh", "autoscaling.gke.io", "autoscaling.openshift.io"
 _STATUS = "/api/v1/namespaces/kube-system/configmaps/cluster-autoscaler-status"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """One cause for which pods do not run, and how many these are.
-
-    `message`: a sentence. `hopeless`: they never run unless somebody changes something. `role`:
-    worker, master, broker and so on. `pods`: their names; none for pods that could not be made.
-    `why`: the message without numbers of pods, to tell news from what was told. `tail`: of a log.
-    `form`: what the pods do (as of a `Cause`). `final`: nothing more is started of that role.
-    """
-
-    kind: str
-    count: int
-    message: str
-    remedy: str
-    hopeless: bool
-    pods: tuple[str, ...]
-    role: str = ""
-    why: str = ""
-    tail: tuple[str, ...] = ()
-    form: str = ""
-    final: bool = False
-
-    def __str__(self) -> str:
-        return "\n    ".join(filter(None, (self.message, *self.tail, self.remedy)))
 
 
 def explain(
@@ -119,19 +94,6 @@ def explain(
 
 def _rank(trouble: Trouble) -> tuple[bool, bool, int]:
     return not trouble.hopeless, trouble.role == "worker", -trouble.count
-
-
-def find_dead_end(troubles: Iterable[Trouble], *, wanted: int, least: int) -> Trouble | None:
-    """The trouble for which a session can never begin; None while there is hope.
-
-    It needs its master, its broker and `least` of the `wanted` workers.
-    """
-    hopeless = [trouble for trouble in troubles if trouble.hopeless]
-    for trouble in hopeless:
-        if trouble.role != "worker" or trouble.final or trouble.kind == "refused":
-            return trouble
-    lost = sum(trouble.count for trouble in hopeless)
-    return hopeless[0] if hopeless and wanted - lost < max(1, least) else None
 
 
 def gather(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pestfleet.targets.kubernetes.causes import Cause, find_component, read_pull, shorten
+from pestfleet.targets.kubernetes.causes import find_component, read_pull
 from pestfleet.targets.kubernetes.naming import read_role
 from pestfleet.targets.kubernetes.placement import describe_selection, find_place, is_ready
 from pestfleet.targets.kubernetes.pod_failures import (
@@ -23,6 +23,7 @@ from pestfleet.targets.kubernetes.surroundings import (
     list_statuses,
     name_node,
 )
+from pestfleet.targets.troubles import Cause, shorten
 
 _LOST = 30.0  # seconds after which a pod that should be gone tells that its node is
 

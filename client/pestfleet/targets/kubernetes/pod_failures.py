@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 
 from pestfleet.targets.kubernetes.causes import (
-    Cause,
-    Form,
     double_size,
     find_component,
     read_exit,
     read_memory,
-    shorten,
 )
 from pestfleet.targets.kubernetes.quantities import Object, format_bytes, parse_quantity
 from pestfleet.targets.kubernetes.surroundings import (
@@ -19,6 +16,7 @@ from pestfleet.targets.kubernetes.surroundings import (
     find_container,
     list_statuses,
 )
+from pestfleet.targets.troubles import Cause, Form, shorten
 
 _EMPTY_DIR = re.compile(r'EmptyDir volume "(?P<name>[^"]+)" exceeds the limit "(?P<limit>[^"]+)"')
 _STORAGE = re.compile(

@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
-from pestfleet.targets.kubernetes.causes import fill
 from pestfleet.targets.kubernetes.diagnosis import gather
 from pestfleet.targets.kubernetes.fleet import GLANCE, KubernetesFleet
 from pestfleet.targets.kubernetes.naming import IMAGE, MANAGER, ROLE, SESSION, US, Object
 from pestfleet.targets.kubernetes.pods import Pod
 from pestfleet.targets.streams import unpack
+from pestfleet.targets.troubles import fill
 from pestfleet_worker.errors import SessionError, TargetError
 
 logger = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from pestfleet.targets.kubernetes.causes import Cause
 from pestfleet.targets.kubernetes.quantities import Object
+from pestfleet.targets.troubles import Cause
 
 DWELL = 5.0  # seconds in which a pod may be on its way
 HOPE = 30.0  # for which something missing may still come: a Secret, an autoscaler's answer
