@@ -22,6 +22,7 @@ from pestfleet.journal import read_journal
 
 SESSION, ROLE = "pestfleet.session", "pestfleet.role"
 LAUNCH, END = 120.0, 180.0  # seconds; images are built on the way
+LINES, SHOWN = 25, 400  # of what a command wrote, and letters of a line, in a message
 
 
 class Command:
@@ -43,6 +44,12 @@ class Command:
     def text(self) -> str:
         return self.log.read_text(errors="replace")
 
+    @property
+    def end(self) -> str:
+        """The last lines of `text`, for a message; without states, which are long."""
+        lines = [line for line in self.text.splitlines() if '"event": "progress"' not in line]
+        return "\n".join(line[:SHOWN] for line in lines[-LINES:])
+
     def events(self, name: str = "") -> list[dict[str, Any]]:
         found = []
         for line in self.text.splitlines():
@@ -57,13 +64,14 @@ class Command:
 
     def wait_for(self, condition: Callable[[], Any], what: str, timeout: float = LAUNCH) -> None:
         def look() -> bool:
-            assert self.process.poll() is None, f"ended while waiting for {what}:\n{self.text}"
+            code = self.process.poll()
+            assert code is None, f"ended with exit code {code} while waiting for {what}"
             return bool(condition())
 
         try:
             wait_for(look, timeout=timeout, what=what)
         except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.text}") from None
+            raise AssertionError(f"{error}\n{self.end}") from None
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
@@ -73,8 +81,10 @@ class Command:
         try:
             self.process.wait(timeout)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"does not end:\n{self.text}") from None
-        assert self.process.returncode == code, self.text
+            raise AssertionError(f"does not end:\n{self.end}") from None
+        assert self.process.returncode == code, (
+            f"{self.process.returncode}, not {code}:\n{self.end}"
+        )
         return self.text
 
     def kill(self) -> None:
