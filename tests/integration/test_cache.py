@@ -19,6 +19,7 @@ from pestfleet.cache import CachedRuns, RunCache, RunKey, RunRecord, bucket, ope
 from pestfleet.cache.bucket import BucketShelf
 from pestfleet.cache.shelf import CacheError, ShelfError
 from pestfleet.cache.upkeep import prune_cache, summarize_cases, verify_cache
+from pestfleet.store.client import make_client as make_s3_client
 from pestfleet_worker.messages import CaseSpec, pack_vector
 
 DIGEST, OTHER = "ab" * 32, "cd" * 32
@@ -56,7 +57,7 @@ def place(server: str) -> str:
 
 
 def make_client(server: str) -> Any:
-    return bucket._make_client({"endpoint": server, "region": "us-east-1"})
+    return make_s3_client(endpoint=server, region="us-east-1")
 
 
 def make_key(number: int, *, case: str = DIGEST) -> RunKey:

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from importlib import import_module
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 from pestfleet.cache.directory import LAYOUT, MAX_BYTES
 from pestfleet.cache.keys import RunKey, parse_name
 from pestfleet.cache.shelf import CacheError, Leftovers, ShelfError, Stored
+from pestfleet.store.client import Address, make_client, parse_address
+from pestfleet_worker.errors import ConfigurationError
 
 CONNECT_SECONDS = 3.0
 READ_SECONDS = 10.0
@@ -38,20 +38,13 @@ class BucketShelf:
 
         Raises `CacheError` when the address is none.
         """
-        address = urlsplit(place)
-        options = {name: values[-1] for name, values in parse_qs(address.query).items()}
-        unknown = sorted(options.keys() - {"endpoint", "region"})
-        if address.scheme != "s3" or not address.hostname or "@" in address.netloc or unknown:
-            raise CacheError(
-                f"{_hide_login(place)!r} is not the address of a run cache",
-                remedy="Write s3://bucket/prefix or s3://bucket/prefix?endpoint=URL&region=NAME; "
-                "credentials belong in the AWS_… variables or in ~/.aws.",
-            )
+        with _as_cache_errors():
+            address = parse_address(place, what="a run cache")
         self.place = place
-        self._bucket = address.netloc
-        self._prefix = "/".join(part for part in (address.path.strip("/"), LAYOUT) if part) + "/"
+        self._bucket = address.bucket
+        self._prefix = "/".join(part for part in (address.prefix, LAYOUT) if part) + "/"
         self._conditional = True
-        self._client = client if client is not None else _make_client(options)
+        self._client = client if client is not None else _make_client(address)
 
     def read(self, key: RunKey) -> bytes | None:
         """See `Shelf.read`."""
@@ -173,37 +166,22 @@ def _typed(what: str) -> Iterator[None]:
         raise ShelfError(f"S3 could not {what}: {type(error).__name__}: {error}") from error
 
 
-def _make_client(options: dict[str, str]) -> Any:
-    try:
-        boto3, config = import_module("boto3"), import_module("botocore.config")
-    except ImportError as error:
-        raise CacheError(
-            f"a run cache in S3 needs boto3, which is not here: {error}",
-            remedy="Install it with: pip install 'pestfleet[s3]'",
-        ) from error
-    settings = config.Config(
-        connect_timeout=CONNECT_SECONDS,
-        read_timeout=READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": 2},
-        max_pool_connections=16,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-    )
-    try:
-        return boto3.client(
-            "s3",
-            endpoint_url=options.get("endpoint"),
-            region_name=options.get("region"),
-            config=settings,
+def _make_client(address: Address) -> Any:
+    with _as_cache_errors():
+        return make_client(
+            endpoint=address.endpoint,
+            region=address.region,
+            what="a run cache in S3",
+            connect_seconds=CONNECT_SECONDS,
+            read_seconds=READ_SECONDS,
+            attempts=2,
+            connections=16,
         )
-    except Exception as error:
-        # Wrong endpoint, region or profile: the SDK raises ValueError and errors of its own.
-        raise CacheError(
-            f"the run cache's S3 client cannot be made: {error}",
-            remedy="Check endpoint and region in its address, and the AWS_… variables.",
-        ) from error
 
 
-def _hide_login(place: str) -> str:
-    start, at, end = place.rpartition("@")
-    return f"{start.partition('://')[0]}://***@{end}" if at else place
+@contextmanager
+def _as_cache_errors() -> Iterator[None]:
+    try:
+        yield
+    except ConfigurationError as error:
+        raise CacheError(error.message, remedy=error.remedy) from error
