@@ -85,7 +85,7 @@ def run_shell(engine: docker.DockerClient, image: str, script: str) -> str:
         assert container.wait()["StatusCode"] == 0
         return container.logs().decode()
     finally:
-        container.remove(force=True)
+        container.remove(force=True, v=True)
 
 
 def measure_blobs(folder: Path) -> dict[str, int]:
@@ -379,6 +379,6 @@ def test_images_are_listed_and_removed_unless_they_are_used(
         assert report["removed"] == [unused]
         assert report["kept"] == [{"image": used, "reason": "s1 uses it"}]
     finally:
-        container.remove()
+        container.remove(v=True)
     assert [entry.names[0] for entry in list_images(docker_engine) if entry.case == control.stem] \
         == [used]  # fmt: skip

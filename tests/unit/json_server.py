@@ -14,7 +14,7 @@ Answer = Callable[[BaseHTTPRequestHandler, bytes], tuple[int, Any]]
 
 @contextmanager
 def serve_json(answer: Answer) -> Iterator[str]:
-    """Its URL; `answer(request, body)` gives status and content of each GET and PATCH."""
+    """Its URL; `answer(request, body)` gives status and content of each GET, PATCH and PUT."""
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -26,7 +26,7 @@ def serve_json(answer: Answer) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(text)
 
-        do_GET = do_PATCH = handle_any
+        do_GET = do_PATCH = do_PUT = handle_any
 
         def log_message(self, format: str, *args: Any) -> None: ...
 

@@ -16,6 +16,7 @@ import threading
 import uuid
 from pathlib import Path
 
+from pestfleet_worker.ecs_agent import name_task
 from pestfleet_worker.endpoint import URL_FILE, read_url_file
 from pestfleet_worker.errors import ConfigurationError, PestfleetError
 from pestfleet_worker.worker import MASTER_GONE, REFUSED, SENT_AWAY, Worker
@@ -35,7 +36,7 @@ def main() -> None:
         worker = Worker(
             _read_broker_url(),
             arguments.session,
-            name=arguments.name,
+            name=arguments.name or name_task() or _name_host(),
             slots=arguments.slots,
             scratch=arguments.scratch,
             digest=arguments.digest,
@@ -62,7 +63,7 @@ def _parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--session", required=True, help="id of the session")
     parser.add_argument("--slots", type=int, default=1, help="runs at a time (default 1)")
-    parser.add_argument("--name", default=f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}")
+    parser.add_argument("--name", default="", help="default: of this task of ECS, or this host")
     parser.add_argument(
         "--scratch", type=Path, default=Path("slots"), help="folder for the slots' directories"
     )
@@ -83,6 +84,10 @@ def _parse_arguments() -> argparse.Namespace:
         "--with-parent", action="store_true", help="end when standard input is closed"
     )
     return parser.parse_args()
+
+
+def _name_host() -> str:
+    return f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}"
 
 
 def _read_broker_url() -> str:

@@ -48,6 +48,7 @@ from pestfleet_worker.messages import (
 )
 from pestfleet_worker.outbox import Outbox, Ticket
 from pestfleet_worker.processes import Guardian
+from pestfleet_worker.protection import Protection
 from pestfleet_worker.runs import Outcome
 from pestfleet_worker.workplace import Workplace, find_source
 
@@ -94,6 +95,7 @@ class Worker:
         self._source = source
         self._place = Workplace(scratch, name=name, process=self._process, count=slots)
         self._drainage = Drainage(self._queues.runs.name)
+        self._protection = Protection.find()
         self._config: RunConfig | None = None
         self._kits = KitQuota()
         self._running: dict[int, tuple[int, float]] = {}  # slot -> run, when it began
@@ -131,6 +133,7 @@ class Worker:
         finally:
             self._leaving.set()
             self._ended.set()
+            self._protection.close()
             self._outbox.close(timeout=0.0 if self._refused else LAST_WORDS)
             self._place.remove()
             self._health.remove()
@@ -326,6 +329,7 @@ class Worker:
                 return
             drained = self._drainage.update(bool(self._running))
             self._health.hide(self._drainage.drained)
+            self._protection.update(busy=bool(self._running), drained=self._drainage.drained)
             if drained or now - sent >= config.heartbeat or self._has_news(sent, now):
                 sent = now
                 self._say_heartbeat(now)

@@ -8,7 +8,6 @@ names the set that it is of.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import secrets
 from collections.abc import Callable, Collection
@@ -17,6 +16,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.unpack import write_secret
 
 COMPLETE = "complete"
 SECRETS = "/secrets"
@@ -174,12 +174,4 @@ def _write_set(folder: Path, files: dict[str, Files], choices: Choices) -> None:
 
 
 def _write_secret(path: Path, text: str) -> None:
-    """For its owner alone, from the first moment on; whole or not at all."""
-    draft = path.with_name(f".{path.name}.new")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_secret(path, text, mode=0o600)

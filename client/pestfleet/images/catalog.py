@@ -125,17 +125,24 @@ def remove_images(
 
 
 def push_image(
-    engine: DockerClient, reference: str, on_line: Callable[[str], None] = lambda line: None
+    engine: DockerClient,
+    reference: str,
+    on_line: Callable[[str], None] = lambda line: None,
+    *,
+    login: Mapping[str, str] | None = None,
 ) -> str:
     """Push an image and return how its registry knows it: name@sha256:….
 
-    Raises `ConfigurationError` for a name without a registry, `TargetError` where it fails.
+    `login`: username and password, where they are not in Docker's own configuration. Raises
+    `ConfigurationError` for a name without a registry, `TargetError` where it fails.
     """
     check_pushable(reference)
     name, _, tag = reference.rpartition(":")
     digest, states = "", dict[str, str]()
     with explain_errors(f"image {reference} cannot be pushed"):
-        answers: Any = engine.images.push(name, tag=tag, stream=True, decode=True)
+        answers: Any = engine.images.push(
+            name, tag=tag, stream=True, decode=True, auth_config=dict(login) if login else None
+        )
         for answer in answers:
             if "error" in answer:
                 raise _explain_push(reference, str(answer["error"]))

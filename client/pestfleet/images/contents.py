@@ -88,7 +88,7 @@ def read_contents(engine: DockerClient, image: str) -> ImageContents:
         # After its end: a log that is followed may stop before its last lines.
         text = container.logs(stdout=True, stderr=False).decode("utf-8", "replace")
     finally:
-        container.remove(force=True)
+        container.remove(force=True, v=True)
     if not text.endswith(_END):
         raise TargetError(
             f"image {image} could not be looked into",

@@ -38,8 +38,8 @@ class TunnelKeys:
 
 def make_tunnel_keys() -> TunnelKeys:
     """New keys, from the operating system's random numbers."""
-    host_key, host_public = _make_pair()
-    user_key, user_public = _make_pair()
+    host_key, host_public = make_pair()
+    user_key, user_public = make_pair()
     return TunnelKeys(
         host_key=host_key, host_public=host_public, user_key=user_key, user_public=user_public
     )
@@ -56,7 +56,8 @@ def write_authorized_key(public: str, *, listen: int = LISTEN_PORT) -> str:
     return f"{rights} {public.strip()}\n"
 
 
-def _make_pair() -> tuple[str, str]:
+def make_pair(comment: str = COMMENT) -> tuple[str, str]:
+    """A new private and public key; `comment` goes with the public one."""
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -69,4 +70,4 @@ def _make_pair() -> tuple[str, str]:
     public = key.public_key().public_bytes(
         serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
     )
-    return private.decode("ascii"), f"{public.decode('ascii')} {COMMENT}\n"
+    return private.decode("ascii"), f"{public.decode('ascii')} {comment}\n"
