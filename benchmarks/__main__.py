@@ -21,6 +21,7 @@ from benchmarks import (
     parsing,
     pestpp,
     scale,
+    simulated_fleet,
     start,
 )
 from benchmarks.figure import Figure
@@ -35,6 +36,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Figure]]] = {
     "pestpp": pestpp.measure,
     "containers": containers.measure,
     "kubernetes": kubernetes.measure,
+    "simulated_fleet": simulated_fleet.measure,
 }
 
 

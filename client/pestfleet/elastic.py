@@ -1,7 +1,8 @@
 """Fleets that grow and shrink with the runs: how many workers, and which of them may go.
 
 More workers come at once when runs wait. Fewer are wanted only after a while in which fewer were
-needed, so that a fleet stays between the batches of an engine. Workers that are too many are
+needed, so that a fleet stays between the batches of an engine; and at once where the runs under way
+still take long, for an engine asks for more when it has them all. Workers that are too many are
 drained first: they finish what they have, and then their target ends them.
 """
 
@@ -14,7 +15,8 @@ from dataclasses import dataclass
 
 from pestfleet.desk import WorkerState
 
-IDLE = 60.0  # seconds
+# Seconds. What a worker costs that waits so long is what it costs to start another later.
+IDLE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,9 @@ class _Peak:
             self._values.popleft()
         return self._values[0][1]
 
+    def forget(self) -> None:
+        self._values.clear()
+
 
 class Elastic:
     """How many workers the runs need. It asks nobody, and changes nothing."""
@@ -64,20 +69,35 @@ class Elastic:
         """Have that many, whatever the runs need."""
         self.least = self.most = workers
 
-    def decide(self, runs: int, slots: int, workers: Sequence[WorkerState]) -> Wanted:
-        """`runs`: that wait, or are made; `slots`: of each worker; `workers`: who is there."""
+    def decide(
+        self, runs: int, slots: int, workers: Sequence[WorkerState], run_seconds: float = 0.0
+    ) -> Wanted:
+        """`runs`: that wait, or are made; `slots`: of each worker; `workers`: who is there.
+
+        `run_seconds`: what a run takes, 0 where nobody knows yet.
+        """
         now = self.clock()
         if self._began is None:
             self._began = now
+        if find_time_left(runs, workers, run_seconds) > self.idle:
+            self._needed.forget()  # too long to wait for an engine that may want more then
         peak = self._needed.add(now, -(-runs // slots))
         # After a restart of the master nobody knows yet what the workers there were needed for.
         young = now - self._began < self.idle
         wanted = min(max(peak, self.least, len(workers) if young else 0), self.most)
-        # Whoever is drained stays so while others are as idle; a worker that runs something
-        # finishes that, and so is drained last.
-        surplus = sorted(workers, key=lambda w: (not w.draining, w.running, w.name))
+        # First those that have nothing to do. Of the others, whoever is drained stays so; a worker
+        # that runs something finishes that.
+        surplus = sorted(workers, key=lambda w: (w.running > 0, not w.draining, w.running, w.name))
         count = max(0, len(workers) - wanted)
         return Wanted(wanted, frozenset(worker.name for worker in surplus[:count]))
+
+
+def find_time_left(runs: int, workers: Sequence[WorkerState], run_seconds: float) -> float:
+    """Seconds until the last of these runs is made, if each takes `run_seconds`, at the least."""
+    behind = [state.seconds for w in workers for state in w.states if state.run is not None]
+    if not runs:
+        return 0.0
+    return run_seconds - (min(behind) if len(behind) >= runs else 0.0)
 
 
 class FleetScaler:
@@ -102,9 +122,9 @@ class FleetScaler:
         self._draining: frozenset[str] = frozenset()
         self._ended: set[str] = set()  # workers that the target was told to end
 
-    def step(self, runs: int, workers: Sequence[WorkerState]) -> None:
-        """`runs`: that wait, or are made; `workers`: who is there."""
-        wanted = self.policy.decide(runs, self._slots, workers)
+    def step(self, runs: int, workers: Sequence[WorkerState], run_seconds: float = 0.0) -> None:
+        """`runs`: that wait, or are made; `workers`: who is there; `run_seconds`: of a run."""
+        wanted = self.policy.decide(runs, self._slots, workers, run_seconds)
         there = self._there.add(self.policy.clock(), len(workers))
         if wanted.draining != self._draining:
             self._draining = wanted.draining

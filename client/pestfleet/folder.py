@@ -123,6 +123,13 @@ class SessionFolder:
             shutil.rmtree(self.path, ignore_errors=True)  # the id stays free
             raise _cannot_write(self.path, error) from error
 
+    def write_spec(self, spec: SessionSpec) -> None:
+        """Write what is known of the session now. Raises `SessionError`."""
+        try:
+            _replace(self.path / "session.json", asdict(spec))
+        except OSError as error:
+            raise _cannot_write(self.path, error) from error
+
     def read_spec(self) -> SessionSpec:
         """Raises `SessionError` when this is not a session's folder."""
         path = self.path / "session.json"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pestfleet.bookkeeping import keep_case, keep_state, log_to
 from pestfleet.case import Case
+from pestfleet.costs.meter import Meter, resume_meter
 from pestfleet.desk import DeskEvents, WorkerState
 from pestfleet.engine_thread import run_engine
 from pestfleet.engines import load_engine
@@ -82,6 +83,7 @@ class Master:
         self._iteration: dict[str, Any] = {}
         self._agents: FleetAgents | None = None
         self._watch: Watch | None = None
+        self._meter: Meter | None = None
 
     def interrupt(self) -> None:
         """Ask the session to stop, or this master where workers are kept. From any thread."""
@@ -92,6 +94,9 @@ class Master:
         self._folder.acquire()
         with ExitStack() as stack:
             stack.callback(self._folder.release)
+            began = self._site.began or self._began
+            state = self._folder.read_state()
+            self._meter = resume_meter(self._spec.prices, state, launched=began)
             try:
                 stack.enter_context(log_to(self._folder.log))
                 finished, first_run = self._read_past()
@@ -136,6 +141,7 @@ class Master:
             counts=ledger.counts if ledger else Counts(),
             workers=fleet.desk.workers if fleet else [],
             wanted=watch.workers_wanted if watch else self._spec.workers,
+            cost=self._meter.to_json(ended=self._state != "running") if self._meter else None,
         )
 
     # -- the session's life --------------------------------------------------------------------
@@ -188,6 +194,8 @@ class Master:
                 requests=self._requests,
                 limits=SessionLimits(folder, spec, began=self._site.began or self._began),
                 teller=self,
+                meter=self._meter,
+                find_run_seconds=lambda: self._ledger.counts.mean_seconds if self._ledger else 0.0,
             )
             ledger = self._ledger = RunLedger(
                 fleet,

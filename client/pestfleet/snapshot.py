@@ -21,11 +21,12 @@ def take_snapshot(
     counts: Counts,
     workers: list[WorkerState],
     wanted: int,
+    cost: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`state`: running, finished, stopped or failed; `began`: seconds since 1970.
 
     `iteration`: number, phi and detail of the last one, or {}. `wanted`: workers that the session
-    wants now.
+    wants now. `cost`: so far, see `pestfleet.costs.meter.Meter.to_json`; None where it is free.
     """
     if not batch.total and counts.requested:  # an engine that asks for single runs
         purpose = f"runs of {spec.engine}"
@@ -55,6 +56,7 @@ def take_snapshot(
         "workers_wanted": wanted,
         "workers_most": spec.most,
         "workers": [_describe(worker) for worker in workers],
+        **({} if cost is None else {"cost": cost}),
     }
 
 

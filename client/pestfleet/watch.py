@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection
 from typing import Protocol
 
+from pestfleet.costs.meter import Budget, Meter
 from pestfleet.elastic import Elastic, FleetScaler
 from pestfleet.fleet import Fleet
 from pestfleet.folder import SessionFolder, SessionSpec
@@ -117,6 +118,41 @@ class Limits:
             )
 
 
+class Spending:
+    """Counts what a session costs, and ends one that has cost its budget."""
+
+    def __init__(
+        self, folder: SessionFolder, spec: SessionSpec, meter: Meter | None, teller: Teller
+    ) -> None:
+        """`meter`: None where nobody knows of prices."""
+        self._name = folder.name
+        self._words = folder.words
+        self._meter = meter
+        self._budget = Budget(spec.budget)
+        self._teller = teller
+        if spec.budget and meter is None:
+            teller.warn(f"nobody knows what {spec.target} costs: the budget ends nothing")
+
+    def check(self, workers: Collection[str]) -> None:
+        """`workers`: names of those that are there. Raises `LimitReached`."""
+        if self._meter is None:
+            return
+        self._meter.look(workers)
+        spent, budget = self._meter.launch_dollars, self._budget.dollars
+        state = self._budget.check(spent)
+        if state == "nearly":
+            hourly = self._meter.hourly
+            self._teller.warn(
+                f"{spent:.2f} of the budget of {budget:.2f} USD are spent, {hourly:.2f} USD/h now"
+            )
+        elif state == "spent":
+            raise LimitReached(
+                f"session {self._name} has cost {spent:.2f} USD, its budget is {budget:.2f} USD "
+                "(budget); it was stopped, its finished runs are kept",
+                remedy=f"Go on, with as much once more: pestfleet resume {self._words}",
+            )
+
+
 class Watch:
     """Looks after a session's fleet. `look` raises what ends the session."""
 
@@ -130,23 +166,26 @@ class Watch:
         requests: Requests,
         limits: Limits,
         teller: Teller,
+        meter: Meter | None = None,
+        find_run_seconds: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        """`meter`: counts what the session costs; None where it is free.
+
+        `find_run_seconds`: what a run takes so far, on the average; 0 before the first.
+        """
         self._folder = folder
         self._fleet = fleet
         self._target = target
         self._requests = requests
         self._limits = limits
         self._teller = teller
+        self._slots = spec.slots
+        self._find_run_seconds = find_run_seconds
+        self._spending = Spending(folder, spec, meter, teller)
         self._wanted = spec.workers
-        self._scaler: FleetScaler | None = None
-        if spec.most:
-            self._scaler = FleetScaler(
-                Elastic(spec.workers, spec.most),
-                size=spec.workers,
-                slots=spec.slots,
-                drain=fleet.desk.drain,
-                scale=self._scale,
-            )
+        self._scaler = self._make_scaler(spec.workers, spec.most) if spec.most else None
+        # Where no worker that has runs is ended, those that are too many must be drained.
+        self._drains = spec.mode == "queue" and getattr(target, "protects_runs", False)
         self._end: BaseException | None = None
         self._broker_away = False
         self._workers_seen = self._stepped = time.monotonic()
@@ -173,6 +212,7 @@ class Watch:
         if not self._folder.path.is_dir():
             raise SessionError(f"the session's folder {self._folder.path} has vanished")
         self._limits.check(self._fleet.outstanding)
+        self._spending.check([worker.name for worker in self._fleet.desk.workers])
         workers = self._folder.take_workers_request()
         if workers is not None:
             self._take_request(workers)
@@ -183,14 +223,26 @@ class Watch:
         now = time.monotonic()
         if self._scaler is not None and now - self._stepped >= STEP:
             self._stepped = now
-            self._scaler.step(self._fleet.outstanding, self._fleet.desk.workers)
+            there = self._fleet.desk.workers
+            self._scaler.step(self._fleet.outstanding, there, self._find_run_seconds())
 
     def _take_request(self, workers: int) -> None:
         self._teller.note(f"{workers} workers are wanted now")
         if self._scaler is not None:
             self._scaler.policy.fix(workers)
-        else:
-            self._scale(workers, ())
+            return
+        self._scale(workers, ())
+        if self._drains:
+            self._scaler = self._make_scaler(workers, workers)
+
+    def _make_scaler(self, least: int, most: int) -> FleetScaler:
+        return FleetScaler(
+            Elastic(least, most),
+            size=least,
+            slots=self._slots,
+            drain=self._fleet.desk.drain,
+            scale=self._scale,
+        )
 
     def _scale(self, workers: int, surplus: Collection[str]) -> None:
         self._wanted = workers

@@ -14,7 +14,7 @@ import pytest
 
 from json_server import serve_json
 from pestfleet.cluster_api import ClusterApi
-from pestfleet.targets import cluster_workers
+from pestfleet.targets import scaling
 from pestfleet.targets.base import FleetPlan
 from pestfleet.targets.cluster_workers import ClusterWorkers
 from pestfleet_worker.errors import ConfigurationError
@@ -74,7 +74,7 @@ def cluster() -> Iterator[FakeCluster]:
 def target(
     cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[ClusterWorkers]:
-    monkeypatch.setattr(cluster_workers, "INTERVAL", 0.02)
+    monkeypatch.setattr(scaling, "INTERVAL", 0.02)
     (tmp_path / "token").write_text("a-token")
     api = ClusterApi(cluster.url, "here", tmp_path / "token", None, patience=0.0)
     plan = FleetPlan("s", tmp_path, tmp_path, "amqp://h//", 4, 1, tmp_path)

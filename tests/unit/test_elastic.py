@@ -6,8 +6,10 @@ import itertools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import pytest
+
 from pestfleet.desk import WorkerState
-from pestfleet.elastic import Elastic, FleetScaler, Wanted
+from pestfleet.elastic import Elastic, FleetScaler, Wanted, find_time_left
 from pestfleet_worker.messages import SlotState
 
 IDLE = 60.0
@@ -114,10 +116,49 @@ def test_idle_workers_are_drained_before_those_that_run_something() -> None:
 
 def test_who_is_drained_stays_so_unless_more_are_wanted() -> None:
     policy, _ = make_policy(1, 9)
-    fleet = [worker("a"), worker("b", 1), worker("c", 1)]
+    fleet = [worker("a", 1), worker("b", 1), worker("c", 1)]
     fleet[1].draining = True
     assert policy.decide(2, 1, fleet).draining == {"b"}
     assert policy.decide(3, 1, fleet).draining == set()
+
+
+def test_an_idle_worker_goes_before_one_that_is_drained_but_runs_something() -> None:
+    policy, _ = make_policy(1, 9)
+    fleet = [worker("a"), worker("b", 1), worker("c", 1)]
+    fleet[1].draining = True
+    assert policy.decide(2, 1, fleet).draining == {"a"}
+
+
+def run_since(name: str, seconds: float) -> WorkerState:
+    return WorkerState(name, "host", 1, 1, "linux", 0.0, states=(SlotState(7, seconds),))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "behind", "wanted"),
+    [
+        (600.0, 539.0, 1),  # the run takes another 61 s: nobody waits for it
+        (600.0, 541.0, 3),  # 59 s: the engine may want more then
+        (0.0, 0.0, 3),  # nobody knows what a run takes
+    ],
+)
+def test_nobody_waits_for_runs_that_still_take_long(
+    seconds: float, behind: float, wanted: int
+) -> None:
+    policy, _ = make_policy(1, 3)
+    fleet = [run_since("a", behind), worker("b"), worker("c")]
+    assert policy.decide(3, 1, fleet, seconds).workers == 3
+    assert policy.decide(1, 1, fleet, seconds).workers == wanted
+    # What goes is not called back when the run is nearly over.
+    fleet = [run_since("a", max(behind, 590.0)), *fleet[1:]]
+    assert policy.decide(1, 1, fleet, seconds).workers == wanted
+
+
+def test_a_run_that_waits_takes_its_whole_time() -> None:
+    fleet = [run_since("a", 500.0), run_since("b", 300.0)]
+    assert find_time_left(2, fleet, 600.0) == 300.0
+    assert find_time_left(3, fleet, 600.0) == 600.0
+    assert find_time_left(0, fleet, 600.0) == 0.0
+    assert find_time_left(2, fleet, 0.0) < 0.0
 
 
 def test_after_a_restart_of_the_master_nobody_is_sent_home_for_a_minute() -> None:

@@ -55,6 +55,7 @@ ONE_WAY = {
     "pestfleet.control": ("pestfleet.engines", "pestfleet.targets", "pestfleet.broker"),
     "pestfleet.engines": ("pestfleet.targets", "pestfleet.broker", "pestfleet_worker.channel"),
     "pestfleet.targets": ("pestfleet.engines",),
+    "pestfleet.costs": ("pestfleet.targets", "pestfleet.cli"),
 }
 
 

@@ -194,6 +194,9 @@ def test_a_bucket_of_the_users_stays() -> None:
     cloud = make_cloud()
     place: Any = {"LocationConstraint": "eu-central-1"}
     cloud.client("s3").create_bucket(Bucket=NAME, CreateBucketConfiguration=place)
+    cloud.client("s3").put_bucket_tagging(
+        Bucket=NAME, Tagging={"TagSet": [{"Key": "owner", "Value": "ann"}]}
+    )
     assert not remove_bucket_if_empty(cloud, NAME)
     assert len(cloud.client("s3").list_buckets()["Buckets"]) == 1
 

@@ -26,6 +26,7 @@ POSIX_ONLY = {
 IN_CONTAINERS = (
     "client/pestfleet/images/",
     "client/pestfleet/targets/compose/",
+    "client/pestfleet/targets/ecs/",
     "client/pestfleet/targets/kubernetes/",
     "client/pestfleet/cluster_api.py",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,8 @@ import click
 from pestfleet.cli.commands import say, show_error
 from pestfleet.cli.elsewhere import find_session, on_option, read_where
 from pestfleet.cli.options import session_argument, sessions_option
-from pestfleet_worker.errors import ConfigurationError, PestfleetError
+from pestfleet.cli.quantities import parse_time
+from pestfleet_worker.errors import ConfigurationError, PestfleetError, SessionError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
@@ -22,7 +25,12 @@ if TYPE_CHECKING:
 @sessions_option
 @on_option
 @click.option("--all", "everything", is_flag=True, help="All sessions of the target.")
-@click.option("--discard-results", is_flag=True, help="Remove the volume with the results, too.")
+@click.option(
+    "--older-than",
+    metavar="TIME",
+    help="With --all: only those launched longer ago than that, such as 12h or 3d.",
+)
+@click.option("--discard-results", is_flag=True, help="Remove what is kept of the results, too.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 def command(
     session: str | None,
@@ -30,18 +38,22 @@ def command(
     on: str | None,
     *,
     everything: bool,
+    older_than: str | None,
     discard_results: bool,
     dry_run: bool,
 ) -> None:
     """Remove containers, networks and secrets of SESSION (the newest without one).
 
-    Works from any shell, also after the launching process was killed. The volume with the
-    session's folder stays: pestfleet results SESSION --fetch copies it here, pestfleet resume
-    SESSION goes on with it.
+    Works from any shell, also after the launching process was killed. The volume (on Amazon: the
+    objects in S3) with the session's folder stays: pestfleet results SESSION --fetch copies it
+    here, pestfleet resume SESSION goes on with it.
     """
     if everything and session is not None:
         raise click.UsageError("Name a session, or say --all: not both.")
-    pairs = _find_all(sessions, on) if everything else [find_session(session, sessions, on)]
+    if older_than is not None and not everything:
+        raise click.UsageError("--older-than belongs to --all.")
+    before = time.time() - parse_time(older_than) if older_than else 0.0
+    pairs = _find_all(sessions, on, before) if everything else [find_session(session, sessions, on)]
     if not pairs:
         click.echo("there is nothing to remove")
     failure: PestfleetError | None = None
@@ -80,8 +92,9 @@ def _remove(local: Session | None, remote: RemoteSession, *, discard_results: bo
 
 
 def _find_all(
-    sessions: Path | None, on: str | None
+    sessions: Path | None, on: str | None, before: float
 ) -> list[tuple[Session | None, RemoteSession | None]]:
+    """`before`: only sessions that began before that time; 0: all."""
     from pestfleet import targets
     from pestfleet.config import read_settings
 
@@ -92,11 +105,33 @@ def _find_all(
             f"sessions on {on} end with their master: there is nothing to remove",
             remedy=f"Targets of containers: {', '.join(targets.REMOTE_NAMES)}.",
         )
-    return [
-        find_session(info.name, sessions, info.target)
-        for name in names
-        for info in _list_there(name, needed=on is not None)
-    ]
+    found = [info for name in names for info in _list_there(name, needed=on is not None)]
+    if before:
+        for info in found:
+            if not info.began:
+                say(f"{info.name}: it is not known how old it is; left as it is")
+        found = [info for info in found if 0 < info.began < before]
+    pairs = (_open_pair(info, sessions) for info in found)
+    return [pair for pair in pairs if pair is not None]
+
+
+def _open_pair(
+    info: SessionInfo, sessions: Path | None
+) -> tuple[Session | None, RemoteSession | None] | None:
+    """A session there and its folder here, if that is here; None for one that has just gone."""
+    from pestfleet import targets
+    from pestfleet.config import read_settings
+    from pestfleet.session import Session
+
+    local: Session | None = None
+    with suppress(SessionError):  # most were launched elsewhere
+        local = Session.open(info.name, root=read_settings(given={"sessions": sessions}).sessions)
+        if local.spec.target != info.target:
+            local = None
+    try:
+        return local, targets.open_remote_session(info.target, info.name, info.where)
+    except SessionError:
+        return None
 
 
 def _list_there(target: str, *, needed: bool) -> list[SessionInfo]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
@@ -11,7 +12,7 @@ import click
 
 from pestfleet.cli.commands import say
 from pestfleet.cli.options import Function
-from pestfleet_worker.errors import SessionError, TargetError
+from pestfleet_worker.errors import ConfigurationError, SessionError, TargetError
 
 if TYPE_CHECKING:
     from pestfleet.session import Session
@@ -109,7 +110,7 @@ def find_session(
         if local is None:
             raise
         return local, None
-    except TargetError as error:
+    except (TargetError, ConfigurationError) as error:
         if local is None or needed:
             raise
         say(f"{target} cannot be asked: {error.message}")
@@ -124,6 +125,11 @@ def _find_given() -> dict[str, str]:
     context = click.get_current_context(silent=True)
     said = context.meta.get(_WHERE, {}) if context is not None else {}
     return {name: value for name, value in said.items() if value}
+
+
+def keep_where(given: Mapping[str, str | None]) -> None:
+    """For a command whose own options are `context`, `namespace`, `region` and `profile`."""
+    click.get_current_context().meta[_WHERE] = dict(given)
 
 
 def read_where(local: Session | None = None) -> Where:

@@ -7,6 +7,8 @@ import json
 import logging
 import socket
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +26,11 @@ from pestfleet_worker.errors import (
 
 if TYPE_CHECKING:
     from pestfleet.config import Settings
-    from pestfleet.folder import SessionSpec
+    from pestfleet.folder import SessionFolder, SessionSpec
+    from pestfleet.host import Host, OnEvent
     from pestfleet.session import Session
     from pestfleet.targets.base import FleetPlan, Target
+    from pestfleet.targets.ecs.master_task import MasterTask
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +74,24 @@ LAUNCHED = "launched"  # file in the session's folder: the last launch, and when
     default="",
     help="That Job, whose parallelism follows the runs; this pod's account may change it.",
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    default="",
+    help="Take the session from there, and keep it there: s3://BUCKET; with --ecs and --lease.",
+)
+@click.option(
+    "--ecs",
+    metavar="CLUSTER",
+    default="",
+    help="This is a task of that ECS cluster, whose service of workers follows the runs.",
+)
+@click.option(
+    "--lease",
+    metavar="GROUP",
+    default="",
+    help="Group of the schedules that end the session when this process does not move them on.",
+)
 def command(
     case: Path,
     *,
@@ -79,6 +101,9 @@ def command(
     advertise: str,
     keep_workers: bool,
     workers_job: str,
+    store: str,
+    ecs: str,
+    lease: str,
     **given: Any,
 ) -> None:
     """Host session ID of CASE; what the image of the master runs.
@@ -87,11 +112,9 @@ def command(
     is there already goes on. Events are written as JSON lines on stdout. The broker's URL comes
     from the file that PESTFLEET_BROKER_FILE names, or as for pestfleet run.
     """
-    from pestfleet.cli.hosting import create_from_settings, host_session
+    from pestfleet.cli.hosting import host_session
     from pestfleet.config import read_settings
     from pestfleet.folder import SessionFolder
-    from pestfleet.placement import Placement
-    from pestfleet.session import Session
     from pestfleet.targets.base import Site
     from pestfleet_worker.endpoint import URL_FILE, read_url_file
 
@@ -103,18 +126,71 @@ def command(
             "the broker's URL is not given",
             remedy=f"Set {URL_FILE} to a file that holds it, or PESTFLEET_BROKER.",
         )
-    if bool(settings.most) != bool(workers_job):
+    _check_choices(settings, workers_job=workers_job, store=store, ecs=ecs, lease=lease)
+    folder = SessionFolder(settings.sessions / name)
+    with _open_task(folder, store, ecs, lease) as task:
+        session = _open_session(case, settings, folder)
+        current = _Launch(session, launch, task)
+        current.leave_if_ended()
+        session.spec = _take_limits(session.spec, settings)
+        site = Site(
+            _choose_target(workers_job, task),
+            case_in_image=True,
+            relay_host="0.0.0.0",
+            relay_port=relay_port,
+            advertised=advertise or socket.gethostname(),
+            broker_patience=BROKER_PATIENCE,
+            keep_workers=keep_workers,
+            began=current.begin(),
+        )
+
+        def make_host(tell: OnEvent) -> Host:
+            host = session.make_master(broker_url=settings.broker_url, site=site, on_event=tell)
+            if task is not None:
+                task.watch(host)
+            return host
+
+        with current.noting_end(keep_workers=keep_workers):
+            host_session(session, make_host, as_json=True, keep_workers=keep_workers)
+
+
+def _check_choices(
+    settings: Settings, *, workers_job: str, store: str, ecs: str, lease: str
+) -> None:
+    if not bool(store) == bool(ecs) == bool(lease):
+        raise ConfigurationError("--store, --ecs and --lease belong together: they are for a task")
+    if ecs and workers_job:
+        raise ConfigurationError("workers are in a Job of Kubernetes, or in a service of ECS")
+    if not ecs and bool(settings.most) != bool(workers_job):
         raise ConfigurationError(
             "--most and --workers-job belong together: how many workers, and whose number that is"
         )
-    folder = SessionFolder(settings.sessions / name)
+
+
+def _open_task(
+    folder: SessionFolder, store: str, cluster: str, group: str
+) -> AbstractContextManager[MasterTask | None]:
+    """Where this is a task of ECS: its session's folder comes from the store."""
+    if not store:
+        return nullcontext()
+    from pestfleet.targets.ecs.master_task import MasterTask
+
+    return MasterTask(folder, store=store, cluster=cluster, group=group)
+
+
+def _open_session(case: Path, settings: Settings, folder: SessionFolder) -> Session:
+    from pestfleet.cli.hosting import create_from_settings
+    from pestfleet.placement import Placement
+    from pestfleet.session import Session
+
     if (folder.path / "session.json").exists():
-        session = Session(folder)
-        _leave_if_ended(session, launch)
-        session.spec = _take_limits(session.spec, settings)
-    else:
-        place = Placement(master="there")
-        session = create_from_settings(case, settings, name=name, place=place)
+        return Session(folder)
+    return create_from_settings(case, settings, name=folder.name, place=Placement(master="there"))
+
+
+def _choose_target(workers_job: str, task: MasterTask | None) -> Callable[[FleetPlan], Target]:
+    if task is not None:
+        return task.make_target
 
     def make_target(plan: FleetPlan) -> Target:
         if workers_job:
@@ -125,73 +201,89 @@ def command(
 
         return JoiningTarget(plan)
 
-    site = Site(
-        make_target,
-        case_in_image=True,
-        relay_host="0.0.0.0",
-        relay_port=relay_port,
-        advertised=advertise or socket.gethostname(),
-        broker_patience=BROKER_PATIENCE,
-        keep_workers=keep_workers,
-        began=_note_launch(session, launch),
-    )
-    try:
-        host_session(
-            session,
-            lambda tell: session.make_master(
-                broker_url=settings.broker_url, site=site, on_event=tell
-            ),
-            as_json=True,
-            keep_workers=keep_workers,
-        )
-    except (SentAway, SessionError):
-        raise  # it goes on when it is started again, or another master has it
-    except Interrupted as error:
-        # A signal may be meant for this process alone; only `--keep-workers` can tell.
-        if keep_workers or isinstance(error, LimitReached):
-            _note_end(session, launch, error.exit_code)
-        raise
-    except PestfleetError as error:
-        _note_end(session, launch, error.exit_code)
-        raise
-    _note_end(session, launch, 0)
-
-
-def _leave_if_ended(session: Session, launch: str) -> None:
-    """Restart policies start whatever ended with an error: it must not be run anew for that."""
-    try:
-        ended, exit_code = (session.path / ENDED).read_text(encoding="utf-8").split()
-    except (OSError, ValueError):
-        return
-    if ended == launch:
-        click.echo(f"session {session.name} has ended already", err=True)
-        raise SystemExit(int(exit_code))
+    return make_target
 
 
 def _take_limits(spec: SessionSpec, settings: Settings) -> SessionSpec:
-    """A session that goes on has the fleet and the limits of its latest launch."""
+    """A session that goes on has the fleet, the limits and the cache of its latest launch."""
     return dataclasses.replace(
         spec,
         workers=settings.workers,
         most=settings.most,
         idle_minutes=settings.idle_minutes or 0.0,
         max_hours=settings.max_hours or 0.0,
+        budget=settings.budget,
+        cache=settings.cache,
     )
 
 
-def _note_launch(session: Session, launch: str) -> float:
-    """When this launch of the session began: hours count on where its master is moved."""
-    path = session.path / LAUNCHED
-    began = time.time()
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-        if known["launch"] == launch:
-            return float(known["began"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        logger.debug("this is the session's first master: %s", error)
-    path.write_text(json.dumps({"launch": launch, "began": began}), encoding="utf-8")
-    return began
+class _Launch:
+    """One launch of a session, which may have several masters; noted in the session's folder."""
 
+    def __init__(self, session: Session, name: str, task: MasterTask | None) -> None:
+        self._session = session
+        self._name = name
+        self._task = task
 
-def _note_end(session: Session, launch: str, exit_code: int) -> None:
-    (session.path / ENDED).write_text(f"{launch} {exit_code}\n", encoding="utf-8")
+    def leave_if_ended(self) -> None:
+        """Restart policies start whatever ended: it must not be run anew for that."""
+        try:
+            text = (self._session.path / ENDED).read_text(encoding="utf-8")
+            ended, exit_code = text.split()
+        except (OSError, ValueError):
+            return
+        if ended == self._name:
+            click.echo(f"session {self._session.name} has ended already", err=True)
+            if self._task is not None:
+                self._task.end()
+            raise SystemExit(int(exit_code))
+
+    def begin(self) -> float:
+        """When it began: hours count on where its master is moved."""
+        began = self._note_begin()
+        if self._task is not None:
+            try:
+                self._task.count_start()
+            except SessionError as error:
+                self._note_end(error.exit_code)
+                raise
+            self._task.start_lease(self._session.spec, began=began)
+        return began
+
+    @contextmanager
+    def noting_end(self, *, keep_workers: bool) -> Iterator[None]:
+        """Around the master's work. What ends the master, and not the launch, is not noted."""
+        try:
+            yield
+        except (SentAway, SessionError) as error:
+            # It goes on when it is started again, or another master has it.
+            if self._task is not None and isinstance(error, SentAway):
+                self._task.forgive_start()
+            raise
+        except Interrupted as error:
+            # A signal may be meant for this process alone; only `--keep-workers` can tell.
+            if keep_workers or isinstance(error, LimitReached):
+                self._note_end(error.exit_code)
+            raise
+        except PestfleetError as error:
+            self._note_end(error.exit_code)
+            raise
+        self._note_end(0)
+
+    def _note_begin(self) -> float:
+        path = self._session.path / LAUNCHED
+        began = time.time()
+        try:
+            known = json.loads(path.read_text(encoding="utf-8"))
+            if known["launch"] == self._name:
+                return float(known["began"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.debug("this is the session's first master: %s", error)
+        path.write_text(json.dumps({"launch": self._name, "began": began}), encoding="utf-8")
+        return began
+
+    def _note_end(self, exit_code: int) -> None:
+        text = f"{self._name} {exit_code}\n"
+        (self._session.path / ENDED).write_text(text, encoding="utf-8")
+        if self._task is not None:
+            self._task.end()

@@ -46,7 +46,7 @@ def print_plan(
     if is_remote(settings.on):
         for problem in problems:
             print_problem(problem)
-        spec = _make_spec(checked, settings, session, place)
+        spec = make_spec(checked, settings, session, place)
         describe = load_launch(settings.on).describe
         text = describe(spec, folder, image=settings.image, broker_url=settings.broker_url)
         click.echo(text, nl=False)
@@ -95,7 +95,8 @@ def print_plan(
     click.echo("Nothing was started.")
 
 
-def _make_spec(case: Case, settings: Settings, session: str, place: Placement) -> SessionSpec:
+def make_spec(case: Case, settings: Settings, session: str, place: Placement) -> SessionSpec:
+    """The spec of a session that is not created."""
     from pestfleet.cli.hosting import split_words
     from pestfleet.engines import choose_mode
     from pestfleet.folder import SessionSpec

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 )
 @click.option("--detach", is_flag=True, help="Launch a session of containers, and leave it alone.")
 @click.option("--dry-run", is_flag=True, help="Say what would be launched, and launch nothing.")
+@click.option("--yes", is_flag=True, help="Do not ask before a session on ecs that costs much.")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object an event on stdout.")
 def command(
     case: Path,
@@ -57,6 +58,7 @@ def command(
     sets: tuple[str, ...],
     detach: bool,
     dry_run: bool,
+    yes: bool,
     as_json: bool,
     **given: Any,
 ) -> None:
@@ -65,6 +67,7 @@ def command(
     Ctrl-C stops the session clean: finished runs are kept, and pestfleet resume goes on with
     them. A second Ctrl-C ends it at once.
     """
+    from pestfleet.cli.cost import confirm_launch
     from pestfleet.cli.hosting import create_from_settings, host_session
     from pestfleet.cli.plan import print_plan
     from pestfleet.config import read_settings
@@ -73,7 +76,7 @@ def command(
         given["engine_options"] = {**given["engine_options"], "i_know_the_port_is_open": "true"}
     settings = read_settings(case, given=given)
     _warn_of_cores(settings)
-    place = _make_placement(settings, image, values, sets)
+    place = make_placement(settings, image, values, sets)
     if detach and place.master == "here":
         raise ConfigurationError(
             "a session whose master is here cannot be left alone",
@@ -83,6 +86,7 @@ def command(
         print_plan(case, settings, name, place, as_json=as_json)
         return
 
+    confirm_launch(case, settings, place, yes=yes)
     session = create_from_settings(case, settings, name=name, place=place)
 
     def make_host(tell: OnEvent) -> Host:
@@ -100,9 +104,10 @@ def command(
     host_session(session, make_host, as_json=as_json)
 
 
-def _make_placement(
+def make_placement(
     settings: Settings, image: str, values: tuple[str, ...], sets: tuple[str, ...]
 ) -> Placement:
+    """How the settings place a session on their target."""
     from pestfleet import targets
     from pestfleet.placement import AmazonPlace, Placement
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 def command(sessions: Path | None, as_json: bool, on: str | None) -> None:
     """List the sessions, newest first.
 
-    With --on those that have something on that target, by labels, whoever launched them.
+    With --on those that have something on that target, by labels, whoever launched them. On
+    Amazon --region may name several regions, with commas between.
     """
     if on is not None:
         _list_remote(on, as_json=as_json)
@@ -83,7 +84,7 @@ def _ask_targets(found: list[tuple[Session, dict[str, Any]]]) -> None:
     for place in {place for _, place, _ in orphans}:
         try:
             there = {info.name: info.state for info in targets.list_remote_sessions(*place)}
-        except TargetError as error:
+        except (TargetError, ConfigurationError) as error:
             say(f"{place[0]} cannot be asked: {error.message}")
             continue
         for name, one, status in orphans:
@@ -110,9 +111,11 @@ def _list_remote(on: str, *, as_json: bool) -> None:
         click.echo(f"there is no session on {on}")
         return
     table = make_table()
-    for column in ("session", "state", "workers", "began", "folder"):
+    regions = len({info.where.region for info in found}) > 1
+    for column in ("session", "state", "workers", "began", *["region"] * regions, "folder"):
         table.add_column(column)
     for info in found:
         began = time.strftime("%Y-%m-%d %H:%M", time.localtime(info.began)) if info.began else ""
-        table.add_row(info.name, info.state, str(info.workers), began, info.folder)
+        region = [info.where.region] if regions else []
+        table.add_row(info.name, info.state, str(info.workers), began, *region, info.folder)
     make_console().print(table)

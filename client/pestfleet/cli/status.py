@@ -137,6 +137,9 @@ def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> Ren
         failed = f", {runs['failed']:,} failed" if runs["failed"] else ""
         known = f", {runs['known']:,} known from before" if runs.get("known") else ""
         lines.append(f"{runs['made']:,} runs made{failed}{known}")
+    if cost := status.get("cost"):
+        now = f", {cost['usd_an_hour']:,.2f} USD an hour now" if state == "running" else ""
+        lines.append(f"it has cost {cost['usd']:,.2f} USD{now}")
     if state != "running":
         style = "green" if state == "finished" else "yellow" if state == "stopped" else "red"
         lines.append(Text(state, style=f"bold {style}"))

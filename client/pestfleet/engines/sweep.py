@@ -100,6 +100,12 @@ def run(job: Job) -> dict[str, Any]:
     return summary
 
 
+def count_sets(job: Job) -> int:
+    """The parameter sets of the input. Raises `CaseError` where it cannot be read."""
+    source = Options(job).get_text(*_SOURCE_NAMES, default="sweep_in.csv")
+    return _open_source(job, source)[2]
+
+
 def check_input(job: Job) -> None:
     """Raise `CaseError` where the input is not there or lacks columns.
 

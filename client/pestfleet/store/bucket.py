@@ -110,7 +110,8 @@ def remove_bucket_if_empty(cloud: Caller, name: str) -> bool:
     Permissions: s3:GetBucketTagging, s3:DeleteBucket. Raises what `cloud.call` raises.
     """
     try:
-        if STORE not in _read_tags(cloud, name):
+        tags = _read_tags(cloud, name)
+        if tags and STORE not in tags:  # without any it is one of which the making was cut
             logger.info("bucket %s stays: it is not ours", name)
             return False
         cloud.call("s3", "delete_bucket", Bucket=name, ExpectedBucketOwner=cloud.account)

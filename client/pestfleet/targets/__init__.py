@@ -13,6 +13,7 @@ _MAKERS = {"local": ("pestfleet.targets.local", "LocalTarget")}
 _REMOTE = {
     "compose": "pestfleet.targets.compose",
     "kubernetes": "pestfleet.targets.kubernetes",
+    "ecs": "pestfleet.targets.ecs",
 }
 # Packages that come with an extra of the target's name.
 _EXTRAS = ("kubernetes", "websocket", "boto3", "botocore")
@@ -48,6 +49,11 @@ def load_launch(name: str) -> Any:
     launched, as text.
     """
     return _import_remote(name, "launch")
+
+
+def load_orphans() -> Any:
+    """The module that finds what sessions have left in Amazon's cloud."""
+    return _import_remote("ecs", "orphans")
 
 
 def _import_remote(name: str, part: str) -> Any:

@@ -115,7 +115,11 @@ class RemoteSession(Protocol):
 
 
 class Target(Protocol):
-    """The verbs of a target. A verb that changes something is safe to repeat."""
+    """The verbs of a target. A verb that changes something is safe to repeat.
+
+    One with an attribute `protects_runs` that is true ends no worker that has runs: those that are
+    too many must be drained.
+    """
 
     def launch(self) -> None:
         """Start the workers. Raises `TargetError`; what was started is torn down by `teardown`."""

@@ -7,6 +7,7 @@ no answer (botocore, retries in mode "standard").
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -156,21 +157,20 @@ def connect(where: Where) -> Cloud:
     from botocore.exceptions import BotoCoreError
 
     try:
-        session = boto3.Session(
-            profile_name=where.profile or None, region_name=where.region or None
-        )
+        # boto3 itself reads AWS_DEFAULT_REGION only.
+        region = where.region or os.environ.get("AWS_REGION", "")
+        session = boto3.Session(profile_name=where.profile or None, region_name=region or None)
     except BotoCoreError as error:
         raise ConfigurationError(
             f"your AWS configuration cannot be used: {error}",
             remedy="Look at ~/.aws/config; --profile names one of its profiles.",
         ) from error
-    region = session.region_name
-    if not region:
+    if not session.region_name:
         raise ConfigurationError(
             "no region of Amazon is given",
             remedy="Say --region, such as --region eu-central-1, or set AWS_REGION.",
         )
-    return Cloud(session, str(region))
+    return Cloud(session, str(session.region_name))
 
 
 def _explain(error: Exception, action: str) -> Exception:

@@ -12,6 +12,7 @@ from typing import Any
 SESSION, ROLE = "pestfleet:session", "pestfleet:role"
 OWNER, EXPIRES, FOLDER = "pestfleet:owner", "pestfleet:expires", "pestfleet:folder"
 CLUSTER = "pestfleet:cluster"  # of ECS, where it is shared with others
+REGION = "pestfleet:region"  # of roles of IAM, which knows no regions
 
 ROLES = ("broker", "master", "worker", "tunnel")
 PATH = "/pestfleet/"  # of roles of IAM
