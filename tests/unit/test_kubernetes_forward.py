@@ -373,6 +373,7 @@ def test_messages_in_parts(step: int) -> None:
         make_server_frame(BINARY, bytes(LARGEST), final=False)
         + make_server_frame(CONTINUATION, b"x", final=False),
     ],
+    ids=["masked", "reserved", "text", "continuation", "unfinished", "long", "parts"],
 )
 def test_what_is_no_frame(wire: bytes) -> None:
     with pytest.raises(FrameError):
