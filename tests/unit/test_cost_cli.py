@@ -77,7 +77,7 @@ def test_a_plan_by_hand() -> None:
     worker = 4 * hours * (0.04656 + 2 * 0.00511)  # 1 vCPU and 2 GB each
     rest = hours * (1.5 * 0.04656 + 6 * 0.00511)  # broker and master
     months = hours / 730 * (0.10 + 0.0245 + 3 * 0.40)  # image, results, secrets
-    assert found["usd"] == pytest.approx([worker + rest + months + 0.63] * 2)
+    assert found["usd"] == pytest.approx([worker + rest + months + 0.063] * 2)
     assert found["usd_a_month_after"] == pytest.approx(0.0245)
 
 
@@ -202,6 +202,19 @@ def make_cost_plan(**limits: float) -> CostPlan:
     return plan_costs(case, folder.read_spec(), charges, region="eu-central-1")
 
 
+def test_prices_are_those_of_the_region_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ("cost", "--plan", str(EXAMPLE), "--on", "ecs", "--json")
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
+    found = json.loads(call(*words).stdout)
+    assert (found["region"], found["unknown"]) == ("eu-central-1", [])
+    monkeypatch.delenv("AWS_REGION")
+    result = call(*words)
+    assert result.exit_code == 4
+    assert "no region of Amazon is given" in result.stderr
+
+
 def test_a_launch_below_the_amount_asks_nothing() -> None:
     plan = make_cost_plan(max_hours=1.0)
     assert plan.total == Range(0.0, pytest.approx(50.0))
@@ -248,6 +261,8 @@ def test_a_launch_asks_by_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     confirm(yes=True, workers=50)
     confirm(yes=False, workers=50, budget=25.0)
     confirm(yes=False, workers=50, max_hours=1.0)  # about a dollar
+    with pytest.raises(ConfigurationError, match=r"logs count 0\.06 from the start"):
+        confirm(yes=True, budget=0.05)
     confirm_launch(EXAMPLE, read_settings(given={"workers": 50}), Placement(), yes=False)  # local
     with pytest.raises(ConfigurationError, match=r"no price is known of .*fargate-spot-vcpu-hour"):
         confirm(yes=False, workers=1, max_hours=0.1, region="mars-north-1")

@@ -225,7 +225,14 @@ def _change(
         for line in shown:
             say(line)
         question = f"{change.capitalize()} {format_count(len(chosen), 'machine')}?"
-        click.confirm(question, abort=True, err=True)
+        try:
+            agreed = click.confirm(question, err=True)
+        except click.Abort as error:  # a script has nobody who answers
+            raise ConfigurationError(
+                "the question was not answered", remedy="Say --yes."
+            ) from error
+        if not agreed:
+            raise click.Abort
     if not terminate:
         _report(change, change_machines(cloud, chosen, change), [], numbers, as_json=as_json)
         return
@@ -314,19 +321,9 @@ def _connect(region: str | None, profile: str | None, session: str | None = None
         except SessionError:
             local = None  # the session is of another computer's, or of machines only
     where = read_where(local)
-    try:
-        from pestfleet.targets.ecs.access import connect
+    from pestfleet.targets.ecs.access import connect
 
-        return connect(
-            replace(where, region=region or where.region, profile=profile or where.profile)
-        )
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
-            raise
-        raise ConfigurationError(
-            f"machines of EC2 need the package {error.name}, which is not installed",
-            remedy="pip install 'pestfleet[ecs]'",
-        ) from error
+    return connect(replace(where, region=region or where.region, profile=profile or where.profile))
 
 
 def _make_request(

@@ -199,6 +199,9 @@ def _list_charges(
             remedy="Fleets in Amazon's cloud cost: --on ecs.",
         )
     launch = targets.load_launch(spec.target)
+    amazon = spec.place.amazon
+    # Prices are those of a region.
+    cloud = launch.connect(Where(region=amazon.region, profile=amazon.profile))
     plan, note = launch.plan_ahead(
         spec,
         settings.sessions / spec.session,
@@ -207,11 +210,10 @@ def _list_charges(
         placeholders=placeholders,
     )
     if note:
-        say(note)
+        if placeholders:
+            say(note)
         return plan.charges, plan.region, None
-    amazon = spec.place.amazon
-    where = Where(region=amazon.region, profile=amazon.profile)
-    return plan.charges, plan.region, launch.connect(where)
+    return plan.charges, plan.region, cloud
 
 
 def _measure_run(case: Case, settings: Settings) -> float:
@@ -237,6 +239,14 @@ def confirm_launch(case: Path, settings: Settings, place: Placement, *, yes: boo
     from pestfleet.case import Case
 
     plan = _plan_launch(Case.read(case), settings, place, placeholders=False)
+    # What the master counts from the first second on, however short the session is.
+    once = sum(line.charge.amount * line.price for line in plan.lines
+               if line.price and line.charge.item == "log-gb")  # fmt: skip
+    if 0 < settings.budget <= once:
+        raise ConfigurationError(
+            f"--budget is {settings.budget:g} USD; logs count {once:.2f} from the start",
+            remedy="Give it more, or none: pestfleet cost --plan says what costs.",
+        )
     confirm_cost(
         plan,
         ask_above=settings.amazon.ask_above,
@@ -267,11 +277,17 @@ def confirm_cost(plan: CostPlan, *, ask_above: float, yes: bool, interactive: bo
         say(text)
     elif interactive:
         click.confirm(f"{text}. Launch it?", abort=True, err=True)
-    else:
+    elif unknown:
         raise ConfigurationError(
-            f"{text[0].lower()}{text[1:]}, which is above {ask_above:g} USD (amazon.ask_above)",
-            remedy="Say --yes, or give it a --budget or --max-hours; pestfleet cost --plan says "
-            "what costs.",
+            f"{text[0].lower()}{text[1:]}",
+            remedy="Say --yes; pestfleet cost --plan says what costs.",
+        )
+    else:
+        above = f", which is above {ask_above:g} USD (amazon.ask_above)" if total else ""
+        raise ConfigurationError(
+            f"{text[0].lower()}{text[1:]}{above}",
+            remedy="Say --yes, or give it a lower --budget or --max-hours; pestfleet cost --plan "
+            "says what costs.",
         )
 
 

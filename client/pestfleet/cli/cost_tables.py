@@ -43,7 +43,7 @@ def print_plan(plan: CostPlan) -> None:
         table.add_column(column, justify="right")
     for line in plan.lines:
         charge = line.charge
-        session = format_range(line.session)
+        session = format_range(line.session) if line.session is None or line.session.most else "0"
         number = f" × {_format_number(plan.workers)}" if charge.role == "worker" else ""
         table.add_row(
             f"{charge.role or 'session'}{number}",
@@ -51,7 +51,7 @@ def print_plan(plan: CostPlan) -> None:
             f"{charge.amount:.4g}",
             "unknown" if line.price is None else f"{line.price:.6g}",
             format_range(line.hourly) if line.hourly.most else "",
-            session if line.session is None or line.session.most else "0",
+            "unknown" if line.price is None else session,
         )
     console.print(table)
     lines = [f"prices    {plan.source} ({plan.region})"]
@@ -94,6 +94,10 @@ def _format_number(values: Range) -> str:
     return f"{least:,}" if least == most else f"{least:,} to {most:,}"
 
 
+# Of `make_session_prices`.
+_TITLES = {"once": "logs, taken as 0.1 GB", "late": "names in the VPC, after 12 hours"}
+
+
 def print_report(name: str, report: CostReport, *, running: bool) -> None:
     """What a session has cost so far."""
     console = make_console()
@@ -102,7 +106,7 @@ def print_report(name: str, report: CostReport, *, running: bool) -> None:
         table.add_column("for")
         table.add_column("USD", justify="right")
         for item, dollars in report.dollars.items():
-            table.add_row(item.replace("/", ": "), _format_dollars(dollars))
+            table.add_row(_TITLES.get(item, item.replace("/", ": ")), _format_dollars(dollars))
         table.add_row("together", _format_dollars(report.total), style="bold")
         console.print(table)
     ratio = "" if report.ratio is None else f"; ratio {report.ratio:.2f}"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pestfleet.cli.options import container_options, fleet_options
-from pestfleet_worker.errors import ConfigurationError
+from pestfleet_worker.errors import ConfigurationError, SessionError
 
 if TYPE_CHECKING:
     from pestfleet.config import Settings
@@ -90,9 +91,13 @@ def command(
     session = create_from_settings(case, settings, name=name, place=place)
 
     def make_host(tell: OnEvent) -> Host:
-        return session.make_host(
-            broker_url=settings.broker_url, image=settings.image, on_event=tell
-        )
+        try:
+            return session.make_host(
+                broker_url=settings.broker_url, image=settings.image, on_event=tell
+            )
+        except SessionError:  # the id is another session's there, whose files may come here
+            shutil.rmtree(session.path, ignore_errors=True)
+            raise
 
     if detach:
         host: Any = make_host(lambda event: click.echo(event.get("text", ""), err=True))

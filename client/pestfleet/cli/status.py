@@ -127,8 +127,8 @@ def render_status(status: dict[str, Any], *, ended_by_user: bool = False) -> Ren
     name = status["session"]
     lines: list[RenderableType] = []
     if "batch" not in status:
-        text = {"running": "is starting", KEPT: "has ended"}.get(state, "died before its first run")
-        lines.append(f"session {name} {text}")
+        texts = {"running": "is starting", KEPT: "has ended", "died": "died before its first run"}
+        lines.append(f"session {name} {texts.get(state, 'ended before its first run')}")
     else:
         lines.append(render_state(status))
         if state == "running":

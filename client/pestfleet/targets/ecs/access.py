@@ -74,10 +74,19 @@ class Cloud:
     @cached_property
     def partition(self) -> str:
         """`aws`, `aws-cn` or `aws-us-gov`: the second word of an ARN."""
-        return str(self._session.get_partition_for_region(self.region))
+        from botocore.exceptions import UnknownRegionError
+
+        try:
+            return str(self._session.get_partition_for_region(self.region))
+        except UnknownRegionError as error:
+            raise ConfigurationError(
+                f"Amazon has no region {self.region}",
+                remedy="Say --region, such as --region eu-central-1, or set AWS_REGION.",
+            ) from error
 
     def elsewhere(self, region: str) -> Cloud:
-        """The same account in another region."""
+        """The same account in another region. Raises `ConfigurationError`: no such name."""
+        _check_region(region)
         return Cloud(self._session, region)
 
     def client(self, service: str) -> Any:
@@ -149,13 +158,20 @@ def name_action(client: Any, operation: str) -> str:
 
 
 def connect(where: Where) -> Cloud:
-    """Raises `ConfigurationError` where there is no region, or no such profile.
+    """Raises `ConfigurationError` where there is no region, no such profile, or no boto3.
 
     No request is made.
     """
-    import boto3
-    from botocore.exceptions import BotoCoreError
-
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("boto3", "botocore"):
+            raise
+        raise ConfigurationError(
+            f"Amazon's cloud needs the package {error.name}, which is not installed",
+            remedy="pip install 'pestfleet[ecs]'",
+        ) from error
     try:
         # boto3 itself reads AWS_DEFAULT_REGION only.
         region = where.region or os.environ.get("AWS_REGION", "")
@@ -170,7 +186,21 @@ def connect(where: Where) -> Cloud:
             "no region of Amazon is given",
             remedy="Say --region, such as --region eu-central-1, or set AWS_REGION.",
         )
+    _check_region(str(session.region_name))
     return Cloud(session, str(session.region_name))
+
+
+def _check_region(region: str) -> None:
+    from botocore.exceptions import InvalidRegionError
+    from botocore.utils import validate_region_name
+
+    try:
+        validate_region_name(region)
+    except InvalidRegionError as error:
+        raise ConfigurationError(
+            f"{region!r} is not the name of one region of Amazon",
+            remedy="Say --region with one, such as --region eu-central-1.",
+        ) from error
 
 
 def _explain(error: Exception, action: str) -> Exception:

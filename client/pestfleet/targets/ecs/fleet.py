@@ -287,6 +287,8 @@ class EcsFleet:
     def down(self, *, discard_results: bool = False) -> list[str]:
         """Remove all of the session; says what was removed. Its files stay, unless discarded.
 
+        The account's bucket goes, too, when no session has files in it.
+
         Raises `TargetError` that names what is left.
         """
         from pestfleet.targets.ecs.resources import remove_all, remove_bucket
@@ -297,8 +299,8 @@ class EcsFleet:
             count = self.store.remove()
             place = f"s3://{self.bucket}/{self.store.prefix}"
             removed.append(f"{count:,} object{'s'[: count != 1]} of {place}")
-        # Of all sessions; it stays where others have files, and where it is the user's.
-        if discard_results and not self._bucket and remove_bucket(self.cloud):
+        # Of all sessions; it stays where there are files, and where it is the user's.
+        if not self._bucket and not self.has_files() and remove_bucket(self.cloud):
             removed.append(f"bucket {self.bucket}")
         return removed
 
@@ -308,7 +310,9 @@ class EcsFleet:
         from pestfleet.capacity.removal import remove_leftovers
 
         own = self.names.group(MACHINE)
-        if not any(own in line or line.startswith("instance ") for line in removed):
+        kept = any(line.startswith("auto scaling group ") for line in removed)  # by that
+        machines = not kept and any(line.startswith("instance ") for line in removed)
+        if not machines and not any(own in line for line in removed):
             return []
         return remove_leftovers(self.cloud, self.session)
 

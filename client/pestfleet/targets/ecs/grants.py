@@ -80,6 +80,8 @@ GRANTS: tuple[Grant, ...] = (
         "secretsmanager:DescribeSecret",
         "ecr:repository/pestfleet/* ecs:capacity-provider/pestfleet-* ecs:cluster/{cluster} "
         "ecs:service/{cluster}/pestfleet-* iam:instance-profile/pestfleet/* iam:role/pestfleet/* "
+        # IAM does not know the path of what is not there.
+        "iam:instance-profile/pestfleet-* iam:role/pestfleet-* "
         "logs:log-group:/pestfleet/* scheduler:schedule-group/pestfleet-* "
         "secretsmanager:secret:pestfleet/*",
     ),
@@ -310,7 +312,7 @@ USE: tuple[Grant, ...] = (
     _grant(
         "",
         "ListFiles",
-        "s3:ListBucket",
+        "s3:ListBucket s3:ListBucketMultipartUploads",
         "s3::{bucket}",
     ),
     _grant(

@@ -335,11 +335,9 @@ def _look(
 ) -> tuple[SessionSpec, Facts, str]:
     amazon = spec.place.amazon
     size = measure_case(Path(spec.control_file))
-    account, region, partition = _NOBODY, amazon.region or _NOWHERE, "aws"
+    cloud = None
     try:
         cloud = connect(Where(region=amazon.region, profile=amazon.profile))
-        region, partition = cloud.region, cloud.partition
-        account = cloud.account
         if spec.place.master == "here":
             from pestfleet.targets.ecs.reach import choose_block
 
@@ -354,6 +352,10 @@ def _look(
         if not placeholders and isinstance(error, TargetError):
             raise
         made = amazon.network == "make"
+        region = cloud.region if cloud else amazon.region or _NOWHERE
+        # Who has answered that already: only the network is not known then.
+        known = cloud if cloud and "identity" in vars(cloud) else None
+        account = known.account if known else _NOBODY
         network = Network(
             "" if made else "VPC",
             () if made else amazon.subnets or ("SUBNET",),
@@ -366,11 +368,9 @@ def _look(
             nobody = replace(amazon, allow_from="192.0.2.1/32")
             spec = replace(spec, place=replace(spec.place, amazon=nobody))
         facts = Facts(
-            account, region, partition, network, folder=str(folder.resolve()),
-            launched=time.time(), case_bytes=size,
+            account, region, known.partition if known else "aws", network,
+            folder=str(folder.resolve()), launched=time.time(), case_bytes=size,
         )  # fmt: skip
-        what = "account and network are placeholders" if account == _NOBODY else (
-            "the network is a placeholder"
-        )  # fmt: skip
+        what = "the network is a placeholder" if known else "account and network are placeholders"
         note = f"{what}: {error.message}"
         return spec, facts, note

@@ -105,7 +105,11 @@ def _read_groups(cloud: Cloud) -> dict[str, float]:
     """When the groups of schedules were made: the first thing of each launch."""
     try:
         found = cloud.find_all(
-            "scheduler", "list_schedule_groups", "ScheduleGroups", NamePrefix="pestfleet-"
+            "scheduler",
+            "list_schedule_groups",
+            "ScheduleGroups",
+            NamePrefix="pestfleet-",
+            MaxResults=100,
         )
         return {str(one["Name"]): read_time(one.get("CreationDate")) for one in found}
     except Refused as error:

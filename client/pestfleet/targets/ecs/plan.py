@@ -131,7 +131,7 @@ def _add_charges(ground: Ground, planned: list[Planned]) -> list[Planned]:
     machine = ground.facts.machine
     many = count_workers(ground, machine) if machine else 1
     tasks = list_charges(_task_plan(ground), per_machine=many)
-    logs = Charge("log-gb", 1.0, "", "logs, about 1 GB")
+    logs = Charge("log-gb", 0.1, "", "logs, about 0.1 GB")
     added: dict[tuple[str, str], tuple[Charge, ...]] = {
         ("service", role): charges for role, charges in tasks.items()
     }

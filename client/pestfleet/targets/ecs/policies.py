@@ -116,8 +116,6 @@ def make_master_policy(ground: Ground) -> Policy:
     """Of the master: its part of the bucket, its services, its lease."""
     names, facts, session = ground.names, ground.facts, ground.spec.session
     bucket = f"arn:{facts.partition}:s3:::{ground.bucket}"
-    tasks = facts.name_arn("ecs", f"task/{ground.cluster}/*")
-    cluster = facts.name_arn("ecs", f"cluster/{ground.cluster}")
     return make_document(
         [
             allow(
@@ -135,11 +133,9 @@ def make_master_policy(ground: Ground) -> Policy:
             ),
             allow(
                 "Services",
-                ["ecs:UpdateService", "ecs:DescribeServices"],
+                ["ecs:UpdateService"],
                 [ground.name_service(role) for role in ground.roles],
             ),
-            allow("ListTasks", ["ecs:ListTasks"], "*", {"ArnEquals": {"ecs:cluster": cluster}}),
-            allow("Tasks", ["ecs:DescribeTasks"], [tasks]),
             allow(
                 "Lease",
                 ["scheduler:GetSchedule", "scheduler:UpdateSchedule"],

@@ -124,7 +124,11 @@ def _list_roles(cloud: Cloud) -> Iterator[Found]:
 def _list_groups(cloud: Cloud, known: dict[str, str]) -> Iterator[Found]:
     """`known`: names of groups -> their session."""
     groups = cloud.find_all(
-        "scheduler", "list_schedule_groups", "ScheduleGroups", NamePrefix="pestfleet-"
+        "scheduler",
+        "list_schedule_groups",
+        "ScheduleGroups",
+        NamePrefix="pestfleet-",
+        MaxResults=_PAGE,
     )
     for one in groups:
         name, arn = one["Name"], one["Arn"]
