@@ -82,8 +82,8 @@ def _remove_definition(search: Search, found: Found) -> None:
     ask(cloud, "ecs", "deregister_task_definition", gone, taskDefinition=found.ident)
     answer = cloud.call("ecs", "delete_task_definitions", taskDefinitions=[found.ident])
     for failure in answer.get("failures", ()):
-        if "does not exist" in str(failure.get("detail", "")):
-            continue  # an answer was lost, and it is asked again
+        if "does not exist" in f"{failure.get('reason', '')} {failure.get('detail', '')}":
+            continue  # it went before, and the answer was lost
         said = f"{found}: {failure.get('detail', '')}"
         raise Refused("ecs:DeleteTaskDefinitions", str(failure.get("reason", "")), said)
 
