@@ -1,7 +1,12 @@
-"""Each request of a launch fails, or is the last that the launching process makes."""
+"""Each request of a launch fails, or is the last that the launching process makes.
+
+Some of the failures are those of one place in four only, but with PESTFLEET_TEST_EACH=1 all are
+made, which takes a quarter of an hour.
+"""
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,6 +30,7 @@ OPTIONAL = ("pricing:GetProducts", "servicequotas:GetServiceQuota", "ec2:Describ
 QUESTIONS = ("Describe", "Get", "Head", "List")
 # It is of all sessions. Where its tags may not be read it stays, empty, for the next one.
 BUCKET = {"s3:aws:bucket/pestfleet-123456789012-eu-central-1"}
+STEP = 1 if os.environ.get("PESTFLEET_TEST_EACH") else 4
 LEFT = "parts may be left; remove them with: pestfleet down"
 
 
@@ -193,7 +199,8 @@ def test_each_action_is_refused(
             place.action, "error", times=float("inf"), code=code, status=403, message=said
         )
 
-    fail_each(shell, [place for place in places[0] if place.nth == 1], refuse, *places[1])
+    chosen = [place for place in places[0] if place.nth == 1]
+    fail_each(shell, chosen[::STEP], refuse, *places[1])
 
 
 def test_each_fails_for_good(
@@ -209,7 +216,7 @@ def test_each_fails_for_good(
 
     # Of each question the first is enough: they are asked alike.
     chosen = [place for place in places[0] if place.changes or place.nth == 1]
-    fail_each(shell, chosen, fail, *places[1])
+    fail_each(shell, chosen[::STEP], fail, *places[1])
 
 
 def match_again(place: Place) -> Callable[[ApiCall], bool]:
