@@ -346,7 +346,8 @@ def test_the_words_of_the_master_are_understood() -> None:
     assert words[:2] == ["host", "/session/s1/case/ok.pst"]
     host = cli.get_command(None, "host")  # type: ignore[arg-type]
     assert host is not None
-    context = host.make_context("host", words[1:])
+    # As the main command has it: a command keeps its help option for good.
+    context = host.make_context("host", words[1:], help_option_names=["-h", "--help"])
     given = {name: value for name, value in context.params.items() if value not in (None, {})}
     assert given["name"] == "s1" and given["launch"] == "ab12" and given["on"] == "ecs"
     assert given["workers"] == "2..9" and given["keep_workers"] is True
