@@ -1,7 +1,7 @@
 """Each request of a launch fails, or is the last that the launching process makes.
 
-Some of the failures are those of one place in four only, but with PESTFLEET_TEST_EACH=1 all are
-made, which takes a quarter of an hour.
+Launches are killed at one place in two, and fail in other ways at one in four; with
+PESTFLEET_TEST_EACH=1 it is each place, which takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ def test_it_is_killed_after_each_change(
 
     # Whoever is killed after a question has left what there was before it.
     changes = [place for place in places[0] if place.changes]
-    fail_each(shell, changes, kill, *places[1], check=check)
+    fail_each(shell, changes[:: (STEP + 1) // 2], kill, *places[1], check=check)
 
 
 def test_each_action_is_refused(
