@@ -6,14 +6,12 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
 import botocore.exceptions
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pestfleet.cache import CachedRuns, RunCache, RunKey, RunRecord, bucket, open_cache
 from pestfleet.cache.bucket import BucketShelf
@@ -26,58 +24,41 @@ DIGEST, OTHER = "ab" * 32, "cd" * 32
 SPEC = CaseSpec("case", DIGEST, ("a",), ("x", "y"), (), (), ("model",))
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The URL of an S3 server (moto: a fake, but it answers over HTTP)."""
-    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    try:
-        host, port = started.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        started.stop()
-
-
 @pytest.fixture(autouse=True)
-def _login(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
+def _login(s3_login: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
 
 
 @pytest.fixture
-def place(server: str) -> str:
+def place(s3_server: str) -> str:
     """The address of a run cache in a new bucket."""
     name = f"runs-{secrets.token_hex(6)}"
-    make_client(server).create_bucket(Bucket=name)
-    return f"s3://{name}/team/runs?endpoint={quote(server, safe='')}&region=us-east-1"
+    make_client(s3_server).create_bucket(Bucket=name)
+    return f"s3://{name}/team/runs?endpoint={quote(s3_server, safe='')}&region=us-east-1"
 
 
-def make_client(server: str) -> Any:
-    return make_s3_client(endpoint=server, region="us-east-1")
+def make_client(s3_server: str) -> Any:
+    return make_s3_client(endpoint=s3_server, region="us-east-1")
 
 
 def make_key(number: int, *, case: str = DIGEST) -> RunKey:
     return RunKey(case, f"{number:064x}")
 
 
-def get_object(place: str, server: str, key: RunKey) -> dict[str, Any]:
+def get_object(place: str, s3_server: str, key: RunKey) -> dict[str, Any]:
     name = place.removeprefix("s3://").partition("/")[0]
-    answer: dict[str, Any] = make_client(server).get_object(
+    answer: dict[str, Any] = make_client(s3_server).get_object(
         Bucket=name, Key=f"team/runs/v1/{key.name}"
     )
     return answer
 
 
-def put_object(place: str, server: str, key: RunKey, data: bytes) -> None:
+def put_object(place: str, s3_server: str, key: RunKey, data: bytes) -> None:
     name = place.removeprefix("s3://").partition("/")[0]
-    make_client(server).put_object(Bucket=name, Key=f"team/runs/v1/{key.name}", Body=data)
+    make_client(s3_server).put_object(Bucket=name, Key=f"team/runs/v1/{key.name}", Body=data)
 
 
-def test_put_get_update_delete(place: str, server: str) -> None:
+def test_put_get_update_delete(place: str, s3_server: str) -> None:
     cache, key = open_cache(place), make_key(1)
     assert cache.get(key) is None
     assert cache.put(key, [1, "two"])
@@ -85,36 +66,36 @@ def test_put_get_update_delete(place: str, server: str) -> None:
     assert open_cache(place).get(key) == [1, "two"]
     assert cache.update(key, b"new")
     assert cache.get(key) == b"new"
-    assert get_object(place, server, key)["Metadata"] == {"pestfleet-expires": "0"}
+    assert get_object(place, s3_server, key)["Metadata"] == {"pestfleet-expires": "0"}
     assert cache.delete(key)
     assert cache.get(key) is None
     assert cache.counts.errors == 0
     cache.close()
 
 
-def test_values_expire(place: str, server: str) -> None:
+def test_values_expire(place: str, s3_server: str) -> None:
     now = [1000.0]
     cache = RunCache(BucketShelf(place), clock=lambda: now[0])
     cache.put(make_key(1), b"old", keep_seconds=10)
-    assert get_object(place, server, make_key(1))["Metadata"] == {"pestfleet-expires": "1010"}
+    assert get_object(place, s3_server, make_key(1))["Metadata"] == {"pestfleet-expires": "1010"}
     now[0] = 1011.0
     assert cache.put(make_key(1), b"new")
     assert cache.get(make_key(1)) == b"new"
 
 
-def test_damaged_objects_are_missing(place: str, server: str) -> None:
+def test_damaged_objects_are_missing(place: str, s3_server: str) -> None:
     warnings: list[str] = []
     cache = open_cache(place, on_warning=warnings.append)
     key, record = make_key(1), RunRecord(b"p" * 8, b"o" * 16, 1.0, {"name": "case"})
     cache.put(key, record)
-    whole = get_object(place, server, key)["Body"].read()
+    whole = get_object(place, s3_server, key)["Body"].read()
     for data in (b"", whole[:40], whole[:-1], whole[:70] + b"\1" + whole[71:], whole + b"\0"):
         assert data != whole
-        put_object(place, server, key, data)
+        put_object(place, s3_server, key, data)
         assert cache.get(key) is None
     assert (cache.counts.damaged, cache.counts.errors) == (5, 0)
     assert len(warnings) == 1
-    put_object(place, server, key, whole[:-1])
+    put_object(place, s3_server, key, whole[:-1])
     assert cache.put(key, record)  # in place of the damaged one
     assert cache.get(key) == record
 
@@ -228,7 +209,7 @@ ERRORS = [
     "call", ["get_object", "body", "put_object", "delete_object", "get_paginator"]
 )
 def test_an_error_at_each_call_never_raises(
-    call: str, error: Exception, server: str, place: str
+    call: str, error: Exception, s3_server: str, place: str
 ) -> None:
     parameters, observations = pack_vector([1.0]), pack_vector([2.0, 3.0])
     sound = CachedRuns(open_cache(place), SPEC, platform="linux/x86_64")
@@ -236,7 +217,7 @@ def test_an_error_at_each_call_never_raises(
     sound.close()
 
     warnings: list[str] = []
-    shelf = BucketShelf(place, client=FaultyClient(make_client(server), call, error))
+    shelf = BucketShelf(place, client=FaultyClient(make_client(s3_server), call, error))
     cache = RunCache(shelf, on_warning=warnings.append)
     runs = CachedRuns(cache, SPEC, platform="linux/x86_64")
     assert runs.lookup(parameters) in (None, observations)
@@ -264,7 +245,7 @@ def raised_by(call: Any) -> Exception | None:
 
 
 @pytest.mark.parametrize("code", ["NotImplemented", "501"])
-def test_a_server_without_conditional_writes(code: str, server: str, place: str) -> None:
+def test_a_server_without_conditional_writes(code: str, s3_server: str, place: str) -> None:
     class Unconditional(FaultyClient):
         """FAKE: does not know If-None-Match."""
 
@@ -276,7 +257,7 @@ def test_a_server_without_conditional_writes(code: str, server: str, place: str)
                 raise make_server_error(code)
             return self._client.put_object(**request)
 
-    client = Unconditional(make_client(server), "", ValueError())
+    client = Unconditional(make_client(s3_server), "", ValueError())
     cache = RunCache(BucketShelf(place, client=client))
     assert cache.put(make_key(1), b"first")
     assert not cache.put(make_key(1), b"second")
@@ -284,9 +265,9 @@ def test_a_server_without_conditional_writes(code: str, server: str, place: str)
     assert client.asked == 1
 
 
-def test_a_bucket_that_is_not_there(server: str) -> None:
+def test_a_bucket_that_is_not_there(s3_server: str) -> None:
     warnings: list[str] = []
-    cache = open_cache(f"s3://nobody-has-this/x?endpoint={server}", on_warning=warnings.append)
+    cache = open_cache(f"s3://nobody-has-this/x?endpoint={s3_server}", on_warning=warnings.append)
     assert cache.get(make_key(1)) is None
     assert not cache.put(make_key(1), b"x")
     assert ["NoSuchBucket" in text for text in warnings] == [True, True]

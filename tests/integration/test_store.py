@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.store import Mirror, SessionStore, Store, open_session
@@ -20,33 +18,15 @@ from pestfleet.store.errors import NoBucket, NoCredentials, Unreachable
 from pestfleet.store.mirror import Pace
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """The URL of an S3 server (moto: a fake, but it answers over HTTP)."""
-    started = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    started.start()
-    try:
-        host, port = started.get_host_and_port()
-        yield f"http://{host}:{port}"
-    finally:
-        started.stop()
-
-
 @pytest.fixture(autouse=True)
-def _login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
-        monkeypatch.setenv(name, str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    monkeypatch.delenv("AWS_PROFILE", raising=False)
+def _login(s3_login: None) -> None: ...
 
 
 @pytest.fixture
-def place(server: str) -> str:
+def place(s3_server: str) -> str:
     name = f"store-{secrets.token_hex(6)}"
-    make_client(endpoint=server, region="us-east-1").create_bucket(Bucket=name)
-    return f"s3://{name}/team?endpoint={quote(server, safe='')}&region=us-east-1"
+    make_client(endpoint=s3_server, region="us-east-1").create_bucket(Bucket=name)
+    return f"s3://{name}/team?endpoint={quote(s3_server, safe='')}&region=us-east-1"
 
 
 def test_a_session_goes_there_and_back(place: str, tmp_path: Path) -> None:
@@ -90,8 +70,8 @@ def test_a_download_goes_on_in_another_process(place: str, tmp_path: Path) -> No
     assert told[0] > 1_000_000
 
 
-def test_a_bucket_that_is_not_there_is_told(server: str) -> None:
-    options = f"?endpoint={quote(server, safe='')}&region=us-east-1"
+def test_a_bucket_that_is_not_there_is_told(s3_server: str) -> None:
+    options = f"?endpoint={quote(s3_server, safe='')}&region=us-east-1"
     with pytest.raises(NoBucket, match="nobody-has-this"):
         open_session(f"s3://nobody-has-this{options}", "s1").exists()
 

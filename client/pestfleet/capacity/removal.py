@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from pestfleet.capacity.keys import remove_key_file
 from pestfleet.capacity.machines import (
@@ -15,6 +16,7 @@ from pestfleet.capacity.machines import (
 )
 from pestfleet.targets.ecs.access import Cloud, Refused
 from pestfleet.targets.ecs.naming import ROLE, SESSION, Names
+from pestfleet.targets.ecs.resources.waiting import has_code, insist
 from pestfleet_worker.errors import TargetError
 
 logger = logging.getLogger(__name__)
@@ -125,17 +127,10 @@ def _remove_groups(cloud: Cloud, session: str) -> list[str]:
     )
     removed = []
     for group in list(found):
-        end = time.monotonic() + WAIT
-        while True:
-            try:
-                if _remove(cloud, "ec2", "delete_security_group", GroupId=group["GroupId"]):
-                    removed.append(f"security group {group['GroupName']}")
-                break
-            except Refused as error:
-                # The network interfaces of machines that have ended go a little later.
-                if error.code != "DependencyViolation" or time.monotonic() > end:
-                    raise
-            time.sleep(_PAUSE)
+        remove = partial(_remove, cloud, "ec2", "delete_security_group", GroupId=group["GroupId"])
+        # The network interfaces of machines that have ended go a little later.
+        if insist(remove, when=has_code("DependencyViolation"), seconds=WAIT):
+            removed.append(f"security group {group['GroupName']}")
     return removed
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
@@ -69,3 +70,14 @@ def pack_url(url: str, *, place: tuple[str, int] | None = None) -> dict[str, byt
                 f"{query[name]}, the {name} of the broker's URL, cannot be read: {error.strerror}"
             ) from error
     return files
+
+
+def unpack_url(files: Mapping[str, str], folder: Path, *, place: tuple[str, int]) -> str:
+    """The broker's URL of a part's files for a process here, which reaches it at `place`.
+
+    The CA goes into `folder`.
+    """
+    host, port = place
+    ca = folder / "broker-ca.pem"
+    ca.write_text(files[CA], encoding="ascii")
+    return readdress(files[BROKER_URL].strip(), host=host, port=port, ca=str(ca.resolve()))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pestfleet.master import Master
     from pestfleet.session import Session
     from pestfleet.tunnel.connection import Tunnel, TunnelPlace
+    from pestfleet.tunnel.keys import TunnelKeys
 
 logger = logging.getLogger(__name__)
 
@@ -265,3 +266,16 @@ class HomeTarget(ABC):
         except self._failures as trouble:
             logger.warning("%s: %s", what, trouble)
             self._note(what)
+
+
+def place_tunnel(address: tuple[str, int], keys: TunnelKeys) -> TunnelPlace:
+    """A tunnel's server that is reached at `address` and was given its end of these keys."""
+    from pestfleet.tunnel.connection import TunnelPlace
+
+    files = keys.home_files()
+    return TunnelPlace(
+        *address,
+        user_key=files["tunnel_key"],
+        host_public=files["host_key.pub"],
+        listen=LISTEN_PORT,
+    )

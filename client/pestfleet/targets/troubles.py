@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from pestfleet_worker.errors import TargetError
 
 Form = Literal["wait", "ended", "absent", "running", "lost"]
 
@@ -76,6 +78,28 @@ def find_dead_end(troubles: Iterable[Trouble], *, wanted: int, least: int) -> Tr
             return trouble
     lost = sum(trouble.count for trouble in hopeless)
     return hopeless[0] if hopeless and wanted - lost < max(1, least) else None
+
+
+def refuse_dead_end(troubles: Iterable[Trouble], *, wanted: int, least: int) -> None:
+    """Raises `TargetError` where `find_dead_end` finds one."""
+    end = find_dead_end(troubles, wanted=wanted, least=least)
+    if end is not None:
+        raise TargetError("\n    ".join((end.message, *end.tail)), remedy=end.remedy)
+
+
+class News:
+    """Tells of each trouble once, for as long as it lasts."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._told: set[tuple[str, str]] = set()
+
+    def tell(self, troubles: Collection[Trouble]) -> None:
+        """`troubles`: all that there are now."""
+        for trouble in troubles:
+            if (trouble.role, trouble.why) not in self._told:
+                self._say(str(trouble))
+        self._told = {(trouble.role, trouble.why) for trouble in troubles}
 
 
 def tell(cause: Cause, role: str, count: int, *, of: int = 0) -> str:

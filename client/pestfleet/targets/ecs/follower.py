@@ -13,7 +13,7 @@ from pestfleet.targets.ecs.diagnosis import gather
 from pestfleet.targets.ecs.fleet import Answer, EcsFleet
 from pestfleet.targets.ecs.results import fetch
 from pestfleet.targets.following import FollowedMaster
-from pestfleet.targets.troubles import Trouble, find_dead_end
+from pestfleet.targets.troubles import News, Trouble, refuse_dead_end
 from pestfleet_worker.errors import ConfigurationError, PestfleetError, TargetError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class TaskMaster(FollowedMaster):
         self._launched = time.time()
         self._done: dict[str, float] = {}  # what was looked at -> when (monotonic)
         self._servers: dict[str, str] = {}  # role -> id of its task that was seen last
-        self._told_causes: set[tuple[str, str]] = set()
+        self._news = News(lambda text: self._tell_all([text]))
         self._ended = 0.0  # when the master's end was seen (monotonic)
 
     def _launch_all(self, say: Callable[[str], None]) -> None:
@@ -128,13 +128,8 @@ class TaskMaster(FollowedMaster):
     def _diagnose(self) -> None:
         """Say what does not run, once each. Raises `TargetError` when nothing ever will."""
         troubles = [trouble for trouble in self._gather() if not _may_pass(trouble)]
-        self._tell_troubles(troubles)
-        place = self._spec.place
-        dead_end = find_dead_end(troubles, wanted=self._spec.workers, least=place.least)
-        if dead_end is not None:
-            raise TargetError(
-                "\n    ".join((dead_end.message, *dead_end.tail)), remedy=dead_end.remedy
-            )
+        self._news.tell(troubles)
+        refuse_dead_end(troubles, wanted=self._spec.workers, least=self._spec.place.least)
 
     def _gather(self) -> list[Trouble]:
         return gather(self._fleet, self._spec.place, since=self._launched)
@@ -142,13 +137,7 @@ class TaskMaster(FollowedMaster):
     def _tell_ends(self) -> None:
         """Say of which workers ended since the last look, and why: runs may have failed for it."""
         troubles = [t for t in self._gather() if t.role == "worker" and t.kind in _ENDS]
-        self._tell_troubles(troubles)
-
-    def _tell_troubles(self, troubles: list[Trouble]) -> None:
-        causes = {(trouble.role, trouble.why) for trouble in troubles}
-        news = [t for t in troubles if (t.role, t.why) not in self._told_causes]
-        self._told_causes = causes
-        self._tell_all([str(trouble) for trouble in news])
+        self._news.tell(troubles)
 
     # -- the rest ------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pestfleet.folder import SessionSpec
 from pestfleet.settings import ImageSettings
-from pestfleet.targets.addresses import BROKER_URL, CA, find_free_port, readdress
+from pestfleet.targets.addresses import find_free_port, unpack_url
 from pestfleet.targets.base import FleetPlan, Site
 from pestfleet.targets.ecs.access import Refused, Unreachable
 from pestfleet.targets.ecs.diagnosis import gather
@@ -28,8 +28,8 @@ from pestfleet.targets.ecs.reach import await_task, check_public, choose_block, 
 from pestfleet.targets.ecs.results import fetch_logs
 from pestfleet.targets.ecs.secret_files import make_parts, make_secrets
 from pestfleet.targets.ecs.tasks import BROKER_PORT, TUNNEL_PORT
-from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say
-from pestfleet.targets.troubles import find_dead_end
+from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say, place_tunnel
+from pestfleet.targets.troubles import News, refuse_dead_end
 from pestfleet.tunnel.keys import LISTEN_PORT, make_tunnel_keys
 from pestfleet_worker.ecs_agent import name_worker
 from pestfleet_worker.errors import ConfigurationError, TargetError
@@ -119,11 +119,8 @@ class EcsHome(HomeMaster):
     def _reach_broker(self, written: dict[str, str], watch: Watch, say: Say) -> str:
         """The broker's URL for us: through a forward, with a copy of the session's CA."""
         await_task(self._fleet, "broker", watch.look, say)
-        host, port = self._open_forward("broker", BROKER_PORT).address
-        ca = self._session.path / "broker-ca.pem"
-        ca.write_text(written[CA], encoding="ascii")
-        url = written[BROKER_URL].strip()
-        return readdress(url, host=host, port=port, ca=str(ca.resolve()))
+        forward = self._open_forward("broker", BROKER_PORT)
+        return unpack_url(written, self._session.path, place=forward.address)
 
     def _open_forward(self, role: str, port: int) -> Forward:
         forward = Forward(lambda: find_address(self._fleet, role), port)
@@ -177,16 +174,8 @@ class EcsTarget(HomeTarget):
         self._fleet.set_desired("worker", self._number)
 
     def _find_tunnel(self) -> TunnelPlace:
-        from pestfleet.tunnel.connection import TunnelPlace
-
         assert self._forward is not None and self._keys is not None
-        files = self._keys.home_files()
-        return TunnelPlace(
-            *self._forward.address,
-            user_key=files["tunnel_key"],
-            host_public=files["host_key.pub"],
-            listen=LISTEN_PORT,
-        )
+        return place_tunnel(self._forward.address, self._keys)
 
     def _hand_out(self, files: dict[str, bytes]) -> None:
         text = json.dumps({name: content.decode() for name, content in files.items()})
@@ -265,9 +254,8 @@ class Watch:
     def __init__(self, fleet: EcsFleet, spec: SessionSpec, say: Say, *, since: float) -> None:
         self._fleet = fleet
         self._spec = spec
-        self._say = say
         self._since = since
-        self._told: set[str] = set()
+        self._news = News(say)
 
     def look(self, wanted: int = 0) -> None:
         """Raises `TargetError` when too few of the workers will ever run, or no broker.
@@ -276,13 +264,8 @@ class Watch:
         """
         troubles = gather(self._fleet, self._spec.place, since=self._since)
         wanted = wanted or self._spec.workers
-        end = find_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
-        if end is not None:
-            raise TargetError("\n    ".join((end.message, *end.tail)), remedy=end.remedy)
-        for trouble in troubles:
-            if trouble.why not in self._told:
-                self._say(str(trouble))
-        self._told = {trouble.why for trouble in troubles}
+        refuse_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
+        self._news.tell(troubles)
 
 
 def make_lease(plan: AmazonPlan, fleet: EcsFleet, *, began: float) -> Lease:

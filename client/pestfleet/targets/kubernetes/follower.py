@@ -15,7 +15,7 @@ from pestfleet.targets.kubernetes.fleet import GLANCE, KubernetesFleet
 from pestfleet.targets.kubernetes.naming import Object
 from pestfleet.targets.kubernetes.pods import Pod, find_end
 from pestfleet.targets.kubernetes.results import fetch
-from pestfleet.targets.troubles import Trouble, find_dead_end
+from pestfleet.targets.troubles import News, refuse_dead_end
 from pestfleet_worker.errors import PestfleetError, TargetError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class PodMaster(FollowedMaster):
         self._diagnosed = time.monotonic()
         self._servers: dict[str, str] = {}  # role -> uid of the pod that was seen last
         self._pause = min(LONGEST, DIAGNOSIS * max(1.0, max(spec.workers, spec.most) / 100))
-        self._told_causes: set[tuple[str, str]] = set()
+        self._news = News(lambda text: self._tell_all([text]))
 
     def _launch_all(self, say: Callable[[str], None]) -> None:
         self._start(say)
@@ -101,25 +101,14 @@ class PodMaster(FollowedMaster):
         troubles = [
             t for t in found if not (t.role == "master" and t.kind == "exit" and t.hopeless)
         ]
-        self._tell_troubles(troubles)
-        place = self._spec.place
-        dead_end = find_dead_end(troubles, wanted=self._spec.workers, least=place.least)
-        if dead_end is not None:
-            raise TargetError(
-                "\n    ".join((dead_end.message, *dead_end.tail)), remedy=dead_end.remedy
-            )
+        self._news.tell(troubles)
+        refuse_dead_end(troubles, wanted=self._spec.workers, least=self._spec.place.least)
 
     def _tell_ends(self) -> None:
         """Say of which workers ended since the last look, and why: runs may have failed for it."""
         if time.monotonic() - self._diagnosed > GLANCE:
             found = gather(self._fleet.access, self._spec.session)
-            self._tell_troubles([t for t in found if t.role == "worker" and t.kind in _ENDS])
-
-    def _tell_troubles(self, troubles: list[Trouble]) -> None:
-        causes = {(trouble.role, trouble.why) for trouble in troubles}
-        news = [t for t in troubles if (t.role, t.why) not in self._told_causes]
-        self._told_causes = causes
-        self._tell_all([str(trouble) for trouble in news])
+            self._news.tell([t for t in found if t.role == "worker" and t.kind in _ENDS])
 
     def _describe_failure(self, job: Object, reason: str) -> PestfleetError:
         """For a master that did not say itself how it ended."""

@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NoReturn
 
 from pestfleet.credentials.parts import Choices, make_credentials
-from pestfleet.targets.addresses import BROKER_URL, CA, find_free_port, pack_url, readdress
+from pestfleet.targets.addresses import find_free_port, pack_url, unpack_url
 from pestfleet.targets.base import FleetPlan, Site
 from pestfleet.targets.choices import needs_broker
-from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say
+from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say, place_tunnel
 from pestfleet.targets.kubernetes.access import Unreachable
 from pestfleet.targets.kubernetes.diagnosis import gather
 from pestfleet.targets.kubernetes.fleet import KubernetesFleet
@@ -30,7 +30,7 @@ from pestfleet.targets.kubernetes.lease import Lease
 from pestfleet.targets.kubernetes.naming import Object, read_role
 from pestfleet.targets.kubernetes.pods import find_end
 from pestfleet.targets.kubernetes.results import fetch_logs
-from pestfleet.targets.troubles import find_dead_end
+from pestfleet.targets.troubles import News, refuse_dead_end
 from pestfleet.tunnel.keys import LISTEN_PORT, make_tunnel_keys
 from pestfleet_worker.errors import TargetError
 
@@ -132,11 +132,8 @@ class KubernetesHome(HomeMaster):
     def _reach_broker(self, written: dict[str, str], watch: Watch, say: Say) -> str:
         """The broker's URL for us: through a port-forward, with a copy of the session's CA."""
         await_pod(self._fleet, "broker", watch, say)
-        host, port = self._open_forward("broker", BROKER_PORT).address
-        ca = self._session.path / "broker-ca.pem"
-        ca.write_text(written[CA], encoding="ascii")
-        url = written[BROKER_URL].strip()
-        return readdress(url, host=host, port=port, ca=str(ca.resolve()))
+        forward = self._open_forward("broker", BROKER_PORT)
+        return unpack_url(written, self._session.path, place=forward.address)
 
     def _open_forward(self, role: str, port: int) -> Forward:
         forward = Forward(lambda: find_running(self._fleet, role), self._fleet.access, port)
@@ -191,16 +188,8 @@ class KubernetesTarget(HomeTarget):
         self._fleet.scale(self._number)
 
     def _find_tunnel(self) -> TunnelPlace:
-        from pestfleet.tunnel.connection import TunnelPlace
-
         assert self._forward is not None and self._keys is not None
-        files = self._keys.home_files()
-        return TunnelPlace(
-            *self._forward.address,
-            user_key=files["tunnel_key"],
-            host_public=files["host_key.pub"],
-            listen=LISTEN_PORT,
-        )
+        return place_tunnel(self._forward.address, self._keys)
 
     def _hand_out(self, files: dict[str, bytes]) -> None:
         secret = make_secret(self._plan, name_broker_secret(self._plan), files)
@@ -270,8 +259,7 @@ class Watch:
     def __init__(self, fleet: KubernetesFleet, plan: KubernetesPlan, say: Say) -> None:
         self._fleet = fleet
         self._spec = plan.spec
-        self._say = say
-        self._told: set[str] = set()
+        self._news = News(say)
 
     def look(self, wanted: int = 0) -> None:
         """Raises `TargetError` when too few of the workers will ever run, or no broker.
@@ -280,13 +268,8 @@ class Watch:
         """
         troubles = gather(self._fleet.access, self._fleet.session)
         wanted = wanted or self._spec.workers
-        end = find_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
-        if end is not None:
-            raise TargetError("\n    ".join((end.message, *end.tail)), remedy=end.remedy)
-        for trouble in troubles:
-            if trouble.why not in self._told:
-                self._say(str(trouble))
-        self._told = {trouble.why for trouble in troubles}
+        refuse_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
+        self._news.tell(troubles)
 
 
 def make_secrets(
