@@ -11,12 +11,16 @@ the queue is there.
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import Any
 
+from celery.worker import state
 from celery.worker.consumer import Consumer
 from celery.worker.state import maybe_shutdown
 
 PAUSE = 0.5  # seconds after an error that a new connection alone does not mend
+GLANCE = 0.02  # seconds between two looks at what is not acknowledged
 
 
 class RunConsumer(Consumer):  # type: ignore[misc]  # celery has no types
@@ -45,3 +49,38 @@ def _pause() -> None:
     while time.monotonic() < end:
         maybe_shutdown()
         time.sleep(PAUSE / 10)
+
+
+def end_loop(controller: Any, exit_code: int | None, *, patience: float) -> None:
+    """End Celery's loop, from another thread, when it has acknowledged what is done with.
+
+    Celery ends its loop before what is due in it: a run that has just arrived, been finished or
+    been given back would be handed out again, as if its worker had died.
+
+    `controller`: Celery's worker, None where it has not started yet. `patience`: seconds for
+    runs to be answered and acknowledged.
+    """
+    hub = None if controller is None else controller.hub
+    if hub is not None and patience:
+        _settle(hub, time.monotonic() + patience)
+    state.should_stop = exit_code  # also where Celery starts only now
+    if hub is not None:
+        hub.call_soon(lambda: None)  # wakes the loop
+
+
+def _settle(hub: Any, end: float) -> None:
+    _await_turn(hub, end)  # what it was asked to do before is done: it takes no new runs
+    open_runs: set[Any] = set()
+    while time.monotonic() < end:
+        open_runs.update(state.reserved_requests)
+        open_runs = {run for run in open_runs if not run.acknowledged}
+        if not open_runs:
+            break
+        time.sleep(GLANCE)
+    _await_turn(hub, end)  # "acknowledged" is said when the loop is asked to do it
+
+
+def _await_turn(hub: Any, end: float) -> None:
+    turned = threading.Event()
+    hub.call_soon(turned.set)
+    turned.wait(max(0.0, end - time.monotonic()))

@@ -15,10 +15,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from celery.worker import state as celery_state
-
 from pestfleet_worker.agent_duty import AgentDuty
 from pestfleet_worker.channel import RUN_TASK, Queues, count_deliveries, make_app, pack
+from pestfleet_worker.consumer import end_loop
 from pestfleet_worker.control import (
     ControlStep,
     await_run_config,
@@ -364,16 +363,17 @@ class Worker:
         deadline = threading.Timer(4 * LAST_WORDS, self._drop_everything)
         deadline.daemon = True
         deadline.start()
-        if self._exit_code == SESSION_OVER:
+        over = self._exit_code == SESSION_OVER  # nobody hands out runs any more
+        if over:
             self._cancelled.update(run for run, _ in list(self._running.values()))
+        elif (consumer := getattr(self._celery, "consumer", None)) is not None:
+            self._drainage.switch(True, consumer)
         self._say(Farewell(self.name, reason))
         while self._running:
             for number in list(self._running):
                 self._place.slots[number].cancel()
             time.sleep(0.02)  # a run that was just about to start does not notice
-        celery_state.should_stop = self._exit_code  # also where Celery starts only now
-        if self._celery is not None and self._celery.hub is not None:
-            self._celery.hub.call_soon(lambda: None)  # wakes the event loop
+        end_loop(self._celery, self._exit_code, patience=0.0 if over else LAST_WORDS)
 
     def _drop_everything(self) -> None:
         logger.error("could not leave in time; the broker gives the runs in hand to others")
