@@ -83,15 +83,21 @@ def test_a_life(
     found = shell.elsewhere / "pestfleet-sessions" / "life"
     assert (found / "results" / "made-up.txt").read_text() == "results\n"
 
+    planned = shell.expect("down", "life", "--dry-run")
     said = shell.expect("down", "life")
     assert "removed service pestfleet-life-worker" in said
+    assert sorted(planned.splitlines()) == sorted(
+        line.replace(": removed", ": would remove") for line in said.splitlines()
+    )
     left = shell.list_left()
     assert left and all(name.startswith("s3:") for name in left), left
     assert "s3:aws:object/pestfleet-123456789012-eu-central-1/sessions/life/files/results/" \
         "made-up.txt" in left  # fmt: skip
     assert "finished" in shell.expect("results", "life", "--fetch")
 
-    shell.expect("down", "life", "--discard-results")
+    words = ("down", "life", "--discard-results")
+    assert "would remove files in s3://" in shell.expect(*words, "--dry-run")
+    shell.expect(*words)
     assert shell.list_left() == set()
     assert shell.expect("sessions").strip() == "there is no session on ecs"
 

@@ -108,10 +108,14 @@ def test_down_while_it_runs(shell: ClusterShell, tmp_path: Path) -> None:
     case = make_case(shell.folder / "case", seconds=0.3)
     write_sweep(case.parent, runs=500)
     shell.launch(case, "pf-run", *SWEEP, runs=2).kill()
+    planned = shell.run("down", "pf-run", "--on", "kubernetes", "--dry-run", folder=elsewhere)
     said = shell.run("down", "pf-run", "--on", "kubernetes", folder=elsewhere)
+    assert planned.replace(": would remove", ": removed") == said
     assert "removed job" in said and "removed statefulset" in said
     shell.check_nothing_left("pf-run", but_results=True)
-    assert "pf-run" in shell.run("down", "pf-run", "--discard-results")
+    words = ("down", "pf-run", "--discard-results")
+    assert "would remove persistentvolumeclaim" in shell.run(*words, "--dry-run")
+    assert "removed persistentvolumeclaim" in shell.run(*words)
     shell.check_nothing_left("pf-run")
 
 

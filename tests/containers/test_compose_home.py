@@ -58,7 +58,11 @@ def test_kill_of_a_master_here(shell: Shell, compose_v1: None) -> None:
     assert "died" in shell.run("status", "pf-home")
     resumed = shell.launch("resume", "pf-home", runs=8)
     resumed.kill()
+    planned = shell.run("down", "pf-home", "--dry-run")
     said = shell.run("down", "pf-home")
+    assert sorted(planned.splitlines()) == sorted(
+        line.replace(": removed", ": would remove") for line in said.splitlines()
+    )
     assert "removed container broker" in said and "removed container worker-1" in said
     shell.check_nothing_left("pf-home")
     shell.run("resume", "pf-home", "--json")

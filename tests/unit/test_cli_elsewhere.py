@@ -35,6 +35,9 @@ class FakeRemote:
     def stop(self) -> None:
         self.done.append("stop")
 
+    def list_parts(self, *, discard_results: bool) -> list[str]:
+        return ["container master", *(["volume session"] if discard_results else [])]
+
     def down(self, *, discard_results: bool) -> list[str]:
         if self.trouble:
             raise TargetError(self.trouble)
@@ -156,6 +159,15 @@ def test_down_of_all_goes_on_after_a_failure(tmp_path: Path, target: FakeTarget)
     assert remote.done == ["down"]
     assert "s2: removed container master" in result.stdout
     assert "the network is in use" in result.stderr
+
+
+def test_down_says_before_what_it_would_remove(target: FakeTarget) -> None:
+    remote = target.add("s1", "running")
+    down = ("down", "--on", "compose", "--dry-run")
+    assert call(*down, "s1").stdout == "s1: would remove container master\n"
+    assert "volume session" in call(*down, "s1", "--discard-results").stdout
+    assert call(*down, "--all").stdout == "s1: would remove master: it is there\n"
+    assert remote.done == []
 
 
 def test_a_dry_run_has_the_words_for_the_engine(target: FakeTarget) -> None:

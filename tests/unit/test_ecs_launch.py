@@ -349,7 +349,7 @@ def test_an_id_that_is_in_use_is_refused(
     remedy: str,
 ) -> None:
     monkeypatch.setattr(module, "connect", lambda where: fleet.cloud)
-    monkeypatch.setattr(EcsFleet, "list_parts", lambda self: parts)
+    monkeypatch.setattr(EcsFleet, "list_parts", lambda self, **_: parts)
     monkeypatch.setattr(EcsFleet, "has_files", lambda self: files)
     session = make_launch(tmp_path, fleet).session
     with pytest.raises(SessionError, match=words) as caught:

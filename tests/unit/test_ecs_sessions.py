@@ -87,7 +87,7 @@ class FakeFleet(EcsFleet):
     def has_files(self) -> bool:
         return False
 
-    def list_parts(self) -> list[str]:
+    def list_parts(self, *, discard_results: bool = False) -> list[str]:
         return []
 
 

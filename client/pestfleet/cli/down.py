@@ -53,9 +53,16 @@ def command(
     if older_than is not None and not everything:
         raise click.UsageError("--older-than belongs to --all.")
     before = time.time() - parse_time(older_than) if older_than else 0.0
-    pairs = _find_all(sessions, on, before) if everything else [find_session(session, sessions, on)]
-    if not pairs:
-        click.echo("there is nothing to remove")
+    if everything:
+        found = _find_all(on, before)
+        if dry_run:  # as they are listed: to look at each would take long
+            _show({info.name: list(info.parts) for info in found})
+            return
+        pairs = [pair for info in found if (pair := _open_pair(info, sessions))]
+        if not pairs:
+            click.echo("there is nothing to remove")
+    else:
+        pairs = [find_session(session, sessions, on)]
     failure: PestfleetError | None = None
     for local, remote in pairs:
         if remote is None:
@@ -64,8 +71,7 @@ def command(
             continue
         name = remote.info.name
         if dry_run:
-            for part in remote.info.parts:
-                click.echo(f"{name}: would remove {part}")
+            _show({name: remote.list_parts(discard_results=discard_results)})
             continue
         try:
             removed = _remove(local, remote, discard_results=discard_results)
@@ -83,6 +89,15 @@ def command(
         click.get_current_context().exit(failure.exit_code)
 
 
+def _show(parts: dict[str, list[str]]) -> None:
+    """What would be removed of each session."""
+    for name, there in parts.items():
+        for part in there or ["nothing"]:
+            click.echo(f"{name}: would remove {part}")
+    if not parts:
+        click.echo("there is nothing to remove")
+
+
 def _remove(local: Session | None, remote: RemoteSession, *, discard_results: bool) -> list[str]:
     if local is not None and local.folder.running:
         name = local.name
@@ -91,9 +106,7 @@ def _remove(local: Session | None, remote: RemoteSession, *, discard_results: bo
     return remote.down(discard_results=discard_results)
 
 
-def _find_all(
-    sessions: Path | None, on: str | None, before: float
-) -> list[tuple[Session | None, RemoteSession | None]]:
+def _find_all(on: str | None, before: float) -> list[SessionInfo]:
     """`before`: only sessions that began before that time; 0: all."""
     from pestfleet import targets
     from pestfleet.config import read_settings
@@ -106,13 +119,12 @@ def _find_all(
             remedy=f"Targets of containers: {', '.join(targets.REMOTE_NAMES)}.",
         )
     found = [info for name in names for info in _list_there(name, needed=on is not None)]
-    if before:
-        for info in found:
-            if not info.began:
-                say(f"{info.name}: it is not known how old it is; left as it is")
-        found = [info for info in found if 0 < info.began < before]
-    pairs = (_open_pair(info, sessions) for info in found)
-    return [pair for pair in pairs if pair is not None]
+    if not before:
+        return found
+    for info in found:
+        if not info.began:
+            say(f"{info.name}: it is not known how old it is; left as it is")
+    return [info for info in found if 0 < info.began < before]
 
 
 def _open_pair(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pestfleet.targets.base import RemoteSession
 
 WATCH_INTERVAL = 0.5  # seconds; the master writes its state that often
+FAR_INTERVAL = 2.0  # seconds, where each look is several requests to an engine or a cloud
 SLOTS = 200  # as many are shown: more take a second to lay out
 SILENT = 5.0  # seconds without a word after which that is told of a worker
 
@@ -40,11 +41,13 @@ def command(
 
     local, remote = find_session(session, sessions, on, needed=False)
     look = _make_look(local, remote)
+    far = remote is not None and not (local is not None and local.folder.running)
+    pause = FAR_INTERVAL if far else WATCH_INTERVAL
     if as_json:
-        for status in _follow(look) if watch else [look()]:
+        for status in _follow(look, pause) if watch else [look()]:
             click.echo(dump_json(status))
     elif watch:
-        _watch(look)
+        _watch(look, pause)
     else:
         asked = local is not None and local.folder.stop_requested
         make_console().print(render_status(look(), ended_by_user=asked))
@@ -93,23 +96,23 @@ def _look(
     return {"session": info.name, "state": "running", **state, "containers": list(info.parts)}
 
 
-def _follow(look: Callable[[], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _follow(look: Callable[[], dict[str, Any]], pause: float) -> Iterator[dict[str, Any]]:
     """Its status from time to time, at last the one that it ended with."""
     while True:
         status = look()
         yield status
         if status.get("state", "running") != "running":
             return
-        time.sleep(WATCH_INTERVAL)  # a file has no event to wait for
+        time.sleep(pause)  # a file has no event to wait for
 
 
-def _watch(look: Callable[[], dict[str, Any]]) -> None:
+def _watch(look: Callable[[], dict[str, Any]], pause: float) -> None:
     from rich.live import Live
 
     from pestfleet.cli.tables import make_console
 
     with Live(console=make_console(), auto_refresh=False) as live:
-        for status in _follow(look):
+        for status in _follow(look, pause):
             live.update(render_status(status), refresh=True)
 
 

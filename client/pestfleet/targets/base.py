@@ -109,6 +109,10 @@ class RemoteSession(Protocol):
         """Have the master stop, as Ctrl-C would, and wait for its end."""
         ...
 
+    def list_parts(self, *, discard_results: bool) -> list[str]:
+        """What `down` would remove, a line each."""
+        ...
+
     def down(self, *, discard_results: bool) -> list[str]:
         """Remove all of it, but the results unless `discard_results`; says what was removed."""
         ...

@@ -217,19 +217,26 @@ class ComposeFleet:
         The volume with the session's folder stays, unless `discard_results`.
         """
         containers = self.containers()
+        shared = self._find_shared(discard_results=discard_results)
         # The master ends the session in good order. Nobody needs that of the others.
         self.stop([c for c in containers if c.role == "master" and c.state == "running"])
         self.remove(containers)
         removed = [f"container {container.name}" for container in containers]
-        for network in self.client.networks.list(filters=self._filter):
-            if _remove(network.remove):
-                removed.append(f"network {network.name}")
-        for volume in self.client.volumes.list(filters=self._filter):
-            if volume.attrs["Labels"].get(ROLE) == SESSION_VOLUME and not discard_results:
-                continue
-            if _remove(volume.remove):
-                removed.append(f"volume {volume.name}")
-        return removed
+        return removed + [name for name, one in shared.items() if _remove(one.remove)]
+
+    def list_parts(self, *, discard_results: bool = False) -> list[str]:
+        """What `down` would remove."""
+        shared = self._find_shared(discard_results=discard_results)
+        return [*(f"container {container.name}" for container in self.containers()), *shared]
+
+    def _find_shared(self, *, discard_results: bool) -> dict[str, Any]:
+        """Networks and volumes, by what they are called in messages."""
+        networks = self.client.networks.list(filters=self._filter)
+        volumes = self.client.volumes.list(filters=self._filter)
+        if not discard_results:
+            volumes = [one for one in volumes if one.attrs["Labels"].get(ROLE) != SESSION_VOLUME]
+        found = {f"network {one.name}": one for one in networks}
+        return found | {f"volume {one.name}": one for one in volumes}
 
     # -- results -------------------------------------------------------------------------------
 

@@ -87,6 +87,10 @@ class RemoteFleet:
         with tell_trouble():
             self._fleet.stop(self._fleet.containers("master"))
 
+    def list_parts(self, *, discard_results: bool) -> list[str]:
+        with tell_trouble():
+            return self._fleet.list_parts(discard_results=discard_results)
+
     def down(self, *, discard_results: bool) -> list[str]:
         with tell_trouble():
             return self._fleet.down(discard_results=discard_results)

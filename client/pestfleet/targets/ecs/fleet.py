@@ -269,11 +269,14 @@ class EcsFleet:
 
     # -- removing ------------------------------------------------------------------------------
 
-    def list_parts(self) -> list[str]:
-        """What there is of the session, also half-made, but its files; some forty requests."""
+    def list_parts(self, *, discard_results: bool = False) -> list[str]:
+        """What `down` would remove, also half-made things; some forty requests."""
         from pestfleet.targets.ecs.resources import find_all
 
-        return [str(found) for found in find_all(self.cloud, self.session)]
+        parts = [str(found) for found in find_all(self.cloud, self.session)]
+        if discard_results and self.has_files():
+            parts.append(f"files in s3://{self.bucket}/{self.store.prefix}")
+        return parts
 
     def has_files(self) -> bool:
         """Are there files of the session in its bucket?"""

@@ -148,6 +148,9 @@ class RemoteFleet:
     def stop(self) -> None:
         self._fleet.stop_master()
 
+    def list_parts(self, *, discard_results: bool) -> list[str]:
+        return self._fleet.list_parts(discard_results=discard_results)
+
     def down(self, *, discard_results: bool) -> list[str]:
         return self._fleet.down(discard_results=discard_results)
 

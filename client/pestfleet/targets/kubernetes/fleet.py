@@ -279,19 +279,25 @@ class KubernetesFleet:
 
         The claim with the session's folder stays, unless `discard_results`.
         """
-        removed: list[str] = []
+        removed = self.list_parts(discard_results=discard_results)
         for version, kind in KINDS:
             path = self.access.find_path(version, name_plural(kind))
             if kind == "Pod":
                 self._dismiss_strays(path)
-                continue
-            for found in self._list(path):
-                if kind == CLAIM and read_role(found) == "master" and not discard_results:
-                    continue
-                removed.append(describe({**found, "kind": kind}))
-            self._remove_all(path, kind, keep_results=not discard_results)
+            else:
+                self._remove_all(path, kind, keep_results=not discard_results)
         self._await_removal()
         return removed
+
+    def list_parts(self, *, discard_results: bool = False) -> list[str]:
+        """What `down` would remove; pods go with what has made them."""
+        return [
+            describe({**found, "kind": kind})
+            for version, kind in KINDS
+            if kind != "Pod"
+            for found in self._list(self.access.find_path(version, name_plural(kind)))
+            if discard_results or kind != CLAIM or read_role(found) != "master"
+        ]
 
     def _dismiss_strays(self, path: str) -> None:
         """Pods that nothing has made. All others go with their makers, many at a time.

@@ -88,13 +88,20 @@ class RemoteFleet:
     def stop(self) -> None:
         self._fleet.stop_master()
 
+    def list_parts(self, *, discard_results: bool) -> list[str]:
+        self._refuse_others()
+        return self._fleet.list_parts(discard_results=discard_results)
+
     def down(self, *, discard_results: bool) -> list[str]:
+        self._refuse_others()
+        return self._fleet.down(discard_results=discard_results)
+
+    def _refuse_others(self) -> None:
         if self.info.parts and self.info.parts[0].startswith("release "):
             raise SessionError(
                 f"session {self.info.name} was installed by Helm or kubectl",
                 remedy="What installed it removes it: helm uninstall, or kubectl delete -k.",
             )
-        return self._fleet.down(discard_results=discard_results)
 
 
 def _is_called(pod: Pod, wanted: str) -> bool:
