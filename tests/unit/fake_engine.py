@@ -71,6 +71,9 @@ class FakeFleet:
         self.starts += 1
         self.asked.append(("start", container.name))
 
+    def stop_master(self) -> None:
+        self.stop(self.containers("master"))
+
     def stop(self, containers: list[Container]) -> None:
         self.asked.append(("stop", *(container.name for container in containers)))
         self.end_master(0, state="stopped")

@@ -17,6 +17,7 @@ import pytest
 from pestfleet.folder import SessionSpec
 from pestfleet.placement import AmazonPlace, Placement
 from pestfleet.targets.base import FleetPlan
+from pestfleet.targets.distant import Ways
 from pestfleet.targets.ecs import forward as forward_module
 from pestfleet.targets.ecs import home as module
 from pestfleet.targets.ecs import reach
@@ -282,15 +283,19 @@ class FakeWatch:
 def make_target(tmp_path: Path, fleet: FakeFleet, said: list[str]) -> EcsTarget:
     wanted = FleetPlan("s1", tmp_path, tmp_path, "amqps://m:p@127.0.0.1:1/s1", 4, 1, tmp_path)
     target = EcsTarget(
-        wanted, plan_home(), fleet, FakeWatch(),  # type: ignore[arg-type]
-        keys=None, tunnel=None, relay_port=0, note=said.append,
-    )  # fmt: skip
+        wanted,
+        Ways(),
+        FakeWatch(),  # type: ignore[arg-type]
+        plan=plan_home(),
+        fleet=fleet,  # type: ignore[arg-type]
+        note=said.append,
+    )
     return target
 
 
 @pytest.fixture
 def fleet(monkeypatch: pytest.MonkeyPatch) -> FakeFleet:
-    monkeypatch.setattr(module, "LOOK", -1.0)
+    monkeypatch.setattr(EcsTarget, "pause", -1.0)
     return FakeFleet()
 
 

@@ -16,11 +16,29 @@ from pestfleet_worker.errors import Interrupted, TargetError
 SPEC = SessionSpec("first", "/case/case.pst", "d" * 64, "glm", "fake", 1, 1)
 
 
+def start(say: Say) -> None:
+    say("starting")
+
+
 class Silence(Exception):
     """The platform does not answer."""
 
 
-class FakeMaster(FollowedMaster):
+class FakeFleet:
+    """Keeps what it was asked for."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    def stop_master(self) -> None:
+        self.done.append("stop")
+
+    def down(self, *, discard_results: bool = False) -> list[str]:
+        self.done.append("discard" if discard_results else "keep")
+        return []
+
+
+class FakeMaster(FollowedMaster[FakeFleet]):
     """`looks`: what each look gives, or raises; the last one for ever."""
 
     trouble = (Silence,)
@@ -28,13 +46,11 @@ class FakeMaster(FollowedMaster):
 
     def __init__(self, folder: SessionFolder, looks: list[bool | Exception]) -> None:
         self.events: list[dict[str, Any]] = []
-        super().__init__(folder, SPEC, on_event=self.events.append)
+        fleet = FakeFleet()
+        super().__init__(folder, SPEC, fleet, launch=start, on_event=self.events.append)
         self.looks = looks
-        self.done: list[str] = []
+        self.done = fleet.done
         self.files: bool | Exception = True
-
-    def _launch_all(self, say: Say) -> None:
-        say("starting")
 
     def _look(self, *, stopping: bool) -> bool:
         found = self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
@@ -45,17 +61,11 @@ class FakeMaster(FollowedMaster):
     def _read_log(self, since: float) -> Iterator[str]:
         return iter(())
 
-    def _stop_master(self) -> None:
-        self.done.append("stop")
-
     def _fetch_files(self) -> bool:
         self.done.append("fetch")
         if isinstance(self.files, Exception):
             raise self.files
         return self.files
-
-    def _remove_all(self, *, discard_results: bool) -> None:
-        self.done.append("discard" if discard_results else "keep")
 
     def _explain(self, trouble: Exception) -> TargetError:
         return TargetError(f"the platform failed: {trouble}")

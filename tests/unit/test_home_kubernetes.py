@@ -13,11 +13,13 @@ import pytest
 
 from pestfleet.folder import SessionSpec
 from pestfleet.placement import Placement
+from pestfleet.targets import distant
 from pestfleet.targets.base import FleetPlan
+from pestfleet.targets.distant import Watch, Ways, await_server
 from pestfleet.targets.kubernetes import home as module
 from pestfleet.targets.kubernetes import lease as lease_module
 from pestfleet.targets.kubernetes.access import Refused, Unreachable
-from pestfleet.targets.kubernetes.home import KubernetesTarget, Watch, await_pod, make_secrets
+from pestfleet.targets.kubernetes.home import KubernetesTarget, make_secrets, works
 from pestfleet.targets.kubernetes.launch import KubernetesPlan
 from pestfleet.targets.kubernetes.lease import Lease
 from pestfleet.targets.kubernetes.naming import Object
@@ -93,25 +95,27 @@ class Site:
         self.told: list[str] = []
         self.troubles: list[Trouble] = []
         self.gathered = 0
-        monkeypatch.setattr(module, "gather", self.gather)
-        monkeypatch.setattr(module, "LOOK", 0.0)
-        monkeypatch.setattr(module, "GLANCE", 0.0)
+        monkeypatch.setattr(KubernetesTarget, "pause", 0.0)
+        monkeypatch.setattr(distant, "LOOK", 0.0)
+        monkeypatch.setattr(distant, "GLANCE", 0.0)
         plan = make_plan(least=2)
-        self.watch = Watch(self.fleet, plan, self.told.append)  # type: ignore[arg-type]
+        self.watch = Watch(self.gather, plan.spec, self.told.append)
         self.target = KubernetesTarget(
             FleetPlan("s1", folder, folder, "amqp://x", 4, 1, folder),
-            plan,
-            self.fleet,  # type: ignore[arg-type]
+            Ways(),
             self.watch,
-            keys=None,
-            tunnel=None,
-            relay_port=0,
+            plan=plan,
+            fleet=self.fleet,  # type: ignore[arg-type]
             note=self.told.append,
         )
 
-    def gather(self, access: object, session: str) -> list[Trouble]:
+    def gather(self) -> list[Trouble]:
         self.gathered += 1
         return self.troubles
+
+    def await_broker(self, say: Callable[[str], None]) -> None:
+        fleet: Any = self.fleet
+        await_server("broker", lambda: works(fleet, "broker"), self.watch, say, remedy="look")
 
 
 @pytest.fixture
@@ -199,7 +203,7 @@ def test_waiting_for_a_pod(site: Site) -> None:
             site.fleet.found = [make_pod("broker-0", "broker")]
 
     site.troubles = [make_trouble(message="a quota", hopeless=True, count=2)]  # two will do
-    await_pod(site.fleet, "broker", site.watch, say)  # type: ignore[arg-type]
+    site.await_broker(say)
     assert len(looks) == 6 and site.told == ["a quota\n    ask"]
 
 
@@ -208,15 +212,15 @@ def test_waiting_in_vain(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted):
-        await_pod(site.fleet, "broker", site.watch, stop)  # type: ignore[arg-type]
+        site.await_broker(stop)
     broker = Trouble("image", 1, "no image", "", True, (), role="broker", why="no image")
     site.troubles = [broker]
     with pytest.raises(TargetError, match="no image"):
-        await_pod(site.fleet, "broker", site.watch, str)  # type: ignore[arg-type]
+        site.await_broker(str)
     site.troubles = []
-    monkeypatch.setattr(module, "START", 0.05)
-    with pytest.raises(TargetError, match="not ready"):
-        await_pod(site.fleet, "broker", site.watch, str)  # type: ignore[arg-type]
+    monkeypatch.setattr(distant, "START", 0.05)
+    with pytest.raises(TargetError, match="did not work"):
+        site.await_broker(str)
 
 
 # -- secrets -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from pestfleet.bookkeeping import keep_state, log_to
 from pestfleet.folder import SessionFolder, SessionSpec
@@ -43,7 +43,22 @@ class _Lost(Exception):
         self.trouble = trouble
 
 
-class FollowedMaster(ABC):
+class Fleet(Protocol):
+    """What a session has on a platform of containers."""
+
+    def stop_master(self) -> None:
+        """Have the master end the session, and wait for it."""
+        ...
+
+    def down(self, *, discard_results: bool = False) -> list[str]:
+        """Remove all that was launched, but the results unless `discard_results`."""
+        ...
+
+
+F = TypeVar("F", bound=Fleet)
+
+
+class FollowedMaster(ABC, Generic[F]):
     """Launches a session, follows its master, fetches the results, removes all.
 
     What a platform of containers does in its own way is in the abstract methods; each may raise
@@ -54,14 +69,26 @@ class FollowedMaster(ABC):
     platform: ClassVar[str]  # in words
     lives_alone: ClassVar[bool] = False  # does a session go on when it is not followed any more?
 
-    def __init__(self, folder: SessionFolder, spec: SessionSpec, *, on_event: OnEvent) -> None:
+    def __init__(
+        self,
+        folder: SessionFolder,
+        spec: SessionSpec,
+        fleet: F,
+        *,
+        launch: Callable[[Say], None],
+        on_event: OnEvent,
+    ) -> None:
+        """`launch(say)` makes the images and starts everything; safe to repeat."""
         self._folder = folder
         self._spec = spec
+        self._fleet = fleet
+        self._launch_all = launch
         self._on_event = on_event
         self._interrupted = threading.Event()
         self._over = threading.Event()
         self._state: dict[str, Any] = {"session": spec.session, "state": "running"}
         self._failure: PestfleetError | None = None  # of a master that did not tell its end
+        self._launched = time.time()  # when the launch began
         self._told = 0.0  # time of the last event that was passed on
         self._told_silence = False
         self._silent = 0.0  # when the platform last did not answer a look (monotonic)
@@ -69,9 +96,8 @@ class FollowedMaster(ABC):
 
     # -- what a platform does --------------------------------------------------------------------
 
-    @abstractmethod
-    def _launch_all(self, say: Say) -> None:
-        """Make the images and start everything; safe to repeat."""
+    def _begin(self) -> None:
+        """All is launched; looks at it follow."""
 
     @abstractmethod
     def _look(self, *, stopping: bool) -> bool:
@@ -82,16 +108,8 @@ class FollowedMaster(ABC):
         """The master's log from that time on, line by line, until that master's end."""
 
     @abstractmethod
-    def _stop_master(self) -> None:
-        """Have the master end the session, and wait for it."""
-
-    @abstractmethod
     def _fetch_files(self) -> bool:
         """Copy the session's files into its folder here; False when there are none."""
-
-    @abstractmethod
-    def _remove_all(self, *, discard_results: bool) -> None:
-        """Remove all that was launched, but the results unless `discard_results`."""
 
     @abstractmethod
     def _explain(self, trouble: Exception) -> TargetError:
@@ -163,12 +181,14 @@ class FollowedMaster(ABC):
         return any(event["event"] in ("run", "end") for event in read_journal(self._folder.journal))
 
     def _launch(self) -> None:
+        self._launched = time.time()
         try:
             self._launch_all(self._note)
         except PestfleetError:
             raise
         except self.trouble as trouble:
             raise self._explain(trouble) from trouble
+        self._begin()
 
     # -- following -----------------------------------------------------------------------------
 
@@ -224,7 +244,7 @@ class FollowedMaster(ABC):
 
     def _try_to_stop(self) -> None:
         try:
-            self._stop_master()
+            self._fleet.stop_master()
         except self._failures as trouble:
             logger.warning("the master could not be stopped: %s", trouble)
 
@@ -285,7 +305,7 @@ class FollowedMaster(ABC):
 
     def _clear_away(self, *, discard_results: bool = False) -> None:
         try:
-            self._remove_all(discard_results=discard_results)
+            self._fleet.down(discard_results=discard_results)
         except self._failures as trouble:
             logger.warning("not all could be removed: %s", trouble)
             words = self._folder.words

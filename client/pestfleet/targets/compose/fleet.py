@@ -179,6 +179,10 @@ class ComposeFleet:
 
         _do_at_once(end, containers)
 
+    def stop_master(self) -> None:
+        """Have the master end the session, and wait for it."""
+        self.stop(self.containers("master"))
+
     def remove(self, containers: list[Container]) -> None:
         """Remove containers with their anonymous volumes, running or not."""
 

@@ -22,7 +22,7 @@ STOP_DWELL = 5.0  # seconds for which a master that others have stopped may come
 ENGINE_DWELL = 30.0  # when all was stopped; the engine gives containers 15 s for their end
 
 
-class ContainerMaster(FollowedMaster):
+class ContainerMaster(FollowedMaster[ComposeFleet]):
     """Launches a session's containers, follows its master, fetches the results, removes all."""
 
     trouble = TROUBLE
@@ -37,15 +37,9 @@ class ContainerMaster(FollowedMaster):
         launch: Callable[[Callable[[str], None]], None],
         on_event: OnEvent,
     ) -> None:
-        """`launch(say)` makes the images and starts the containers; safe to repeat."""
-        super().__init__(folder, spec, on_event=on_event)
-        self._fleet = fleet
-        self._start = launch
+        super().__init__(folder, spec, fleet, launch=launch, on_event=on_event)
         self._keeper = Keeper(fleet)
         self._stopped = 0.0  # when the master was first seen to have been stopped by others
-
-    def _launch_all(self, say: Callable[[str], None]) -> None:
-        self._start(say)
 
     def _look(self, *, stopping: bool) -> bool:
         """See `FollowedMaster`: what has died is started again."""
@@ -93,14 +87,8 @@ class ContainerMaster(FollowedMaster):
         )
         yield from split_lines(chunks)
 
-    def _stop_master(self) -> None:
-        self._fleet.stop(self._fleet.containers("master"))
-
     def _fetch_files(self) -> bool:
         return self._fleet.fetch(self._folder.path)
-
-    def _remove_all(self, *, discard_results: bool) -> None:
-        self._fleet.down(discard_results=discard_results)
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)

@@ -85,7 +85,7 @@ class RemoteFleet:
 
     def stop(self) -> None:
         with tell_trouble():
-            self._fleet.stop(self._fleet.containers("master"))
+            self._fleet.stop_master()
 
     def list_parts(self, *, discard_results: bool) -> list[str]:
         with tell_trouble():

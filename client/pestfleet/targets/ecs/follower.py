@@ -34,7 +34,7 @@ _GOES_ON = {
 _ENDS = ("memory", "exit", "spot", "health")  # kinds of troubles that ended a worker
 
 
-class TaskMaster(FollowedMaster):
+class TaskMaster(FollowedMaster[EcsFleet]):
     """Launches a session's resources, follows its master, fetches the results, removes all."""
 
     # Also credentials that expire in a session of days: it goes on without us.
@@ -51,19 +51,13 @@ class TaskMaster(FollowedMaster):
         launch: Callable[[Callable[[str], None]], None],
         on_event: OnEvent,
     ) -> None:
-        """`launch(say)` makes the images and the resources; safe to repeat."""
-        super().__init__(folder, spec, on_event=on_event)
-        self._fleet = fleet
-        self._start = launch
-        self._launched = time.time()
+        super().__init__(folder, spec, fleet, launch=launch, on_event=on_event)
         self._done: dict[str, float] = {}  # what was looked at -> when (monotonic)
         self._servers: dict[str, str] = {}  # role -> id of its task that was seen last
         self._news = News(lambda text: self._tell_all([text]))
         self._ended = 0.0  # when the master's end was seen (monotonic)
 
-    def _launch_all(self, say: Callable[[str], None]) -> None:
-        self._launched = time.time()
-        self._start(say)
+    def _begin(self) -> None:
         self._done["diagnosis"] = time.monotonic()
 
     # -- looking -------------------------------------------------------------------------------
@@ -149,14 +143,8 @@ class TaskMaster(FollowedMaster):
         if master is not None and master.status in ("RUNNING", "STOPPED", "DEPROVISIONING"):
             yield from self._fleet.follow_log(master, since=since)
 
-    def _stop_master(self) -> None:
-        self._fleet.stop_master()
-
     def _fetch_files(self) -> bool:
         return fetch(self._fleet, self._folder.path)
-
-    def _remove_all(self, *, discard_results: bool) -> None:
-        self._fleet.down(discard_results=discard_results)
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)

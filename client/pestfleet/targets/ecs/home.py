@@ -13,10 +13,9 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from pestfleet.folder import SessionSpec
 from pestfleet.settings import ImageSettings
-from pestfleet.targets.addresses import find_free_port, unpack_url
 from pestfleet.targets.base import FleetPlan, Site
+from pestfleet.targets.distant import DistantHome, DistantTarget, Watch, Ways
 from pestfleet.targets.ecs.access import Refused, Unreachable
 from pestfleet.targets.ecs.diagnosis import gather
 from pestfleet.targets.ecs.fleet import EcsFleet
@@ -24,25 +23,22 @@ from pestfleet.targets.ecs.forward import Forward
 from pestfleet.targets.ecs.launch import Launch, make_all, prepare
 from pestfleet.targets.ecs.lease import PAUSE, Lease
 from pestfleet.targets.ecs.plan import AmazonPlan
-from pestfleet.targets.ecs.reach import await_task, check_public, choose_block, find_address
+from pestfleet.targets.ecs.reach import check_public, choose_block, find_address, works
 from pestfleet.targets.ecs.results import fetch_logs
 from pestfleet.targets.ecs.secret_files import make_parts, make_secrets
 from pestfleet.targets.ecs.tasks import BROKER_PORT, TUNNEL_PORT
-from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say, place_tunnel
-from pestfleet.targets.troubles import News, refuse_dead_end
-from pestfleet.tunnel.keys import LISTEN_PORT, make_tunnel_keys
+from pestfleet.targets.home import Say
+from pestfleet.tunnel.keys import make_tunnel_keys
 from pestfleet_worker.ecs_agent import name_worker
 from pestfleet_worker.errors import ConfigurationError, TargetError
 
 if TYPE_CHECKING:
     from pestfleet.host import Host, OnEvent
     from pestfleet.session import Session
-    from pestfleet.tunnel.connection import TunnelPlace
-    from pestfleet.tunnel.keys import TunnelKeys
 
 logger = logging.getLogger(__name__)
 
-LOOK = 10.0  # seconds between two looks at the fleet
+PORTS = {"broker": BROKER_PORT, "tunnel": TUNNEL_PORT}
 GRACE = 900.0  # seconds that the lease lasts beyond the session's limit
 
 
@@ -61,18 +57,18 @@ def make_home_host(
     return EcsHome(launch, on_event=on_event)
 
 
-class EcsHome(HomeMaster):
+class EcsHome(DistantHome):
     """See `HomeMaster`."""
 
     trouble = (Unreachable,)
     parts = "resources in Amazon's cloud"
 
     def __init__(self, launch: Launch, *, on_event: OnEvent) -> None:
-        super().__init__(launch.session, broker_url=launch.broker_url, on_event=on_event)
+        super().__init__(
+            launch.session, launch.fleet, broker_url=launch.broker_url, on_event=on_event
+        )
         self._launch = launch
         self._fleet = launch.fleet
-        self._lease: Lease | None = None
-        self._forwards: list[Forward] = []
 
     def _launch_all(self, say: Say) -> tuple[str, Site]:
         spec, fleet = self._launch.spec, self._fleet
@@ -88,94 +84,63 @@ class EcsHome(HomeMaster):
         plan = make_all(self._launch, begin, made, secrets, say)
         self._lease = make_lease(plan, fleet, began=began)
         self._lease.start()
-        watch = Watch(fleet, spec, self._warn, since=began)
-        url = self._broker_url
-        if parts is not None:
-            url = self._reach_broker(parts["master"], watch, say)
-        tunnel: Forward | None = None
-        if keys is not None:
-            await_task(fleet, "tunnel", watch.look, say)
-            tunnel = self._open_forward("tunnel", TUNNEL_PORT)
-        relay_port = find_free_port() if relayed else 0
+        watch = Watch(lambda: gather(fleet, spec.place, since=began), spec, self._warn)
 
-        def make_target(wanted: FleetPlan) -> EcsTarget:
-            return EcsTarget(
-                wanted, plan, fleet, watch,
-                keys=keys, tunnel=tunnel, relay_port=relay_port, note=self._warn,
-            )  # fmt: skip
+        def make_target(wanted: FleetPlan, ways: Ways) -> EcsTarget:
+            return EcsTarget(wanted, ways, watch, plan=plan, fleet=fleet, note=self._warn)
 
-        site = Site(
-            make_target,
-            case_in_image=True,
-            relay_port=relay_port,
-            advertised=name_tunnel(plan) if relayed else "",
-            advertised_port=LISTEN_PORT if relayed else 0,
-            platform=f"image {find_image(plan)}",
-            broker_patience=BROKER_PATIENCE,
+        return self._connect(
+            spec,
+            watch,
+            say,
+            make_target=make_target,
+            written=parts["master"] if parts is not None else None,
+            keys=keys,
+            tunnel_host=name_tunnel(plan),
+            image=find_image(plan),
             began=began,
         )
-        return url, site
 
-    def _reach_broker(self, written: dict[str, str], watch: Watch, say: Say) -> str:
-        """The broker's URL for us: through a forward, with a copy of the session's CA."""
-        await_task(self._fleet, "broker", watch.look, say)
-        forward = self._open_forward("broker", BROKER_PORT)
-        return unpack_url(written, self._session.path, place=forward.address)
+    def _works(self, role: str) -> bool:
+        return works(self._fleet, role)
 
-    def _open_forward(self, role: str, port: int) -> Forward:
-        forward = Forward(lambda: find_address(self._fleet, role), port)
-        self._forwards.append(forward)
-        return forward
+    def _forward_to(self, role: str) -> Forward:
+        return Forward(lambda: find_address(self._fleet, role), PORTS[role])
 
-    def _remove_all(self) -> None:
-        for forward in self._forwards:
-            forward.close()
-        if self._lease is not None:
-            self._lease.stop()
-        self._fleet.down(discard_results=True)  # its results are here
+    def _tell_where(self, role: str) -> str:
+        return f"See pestfleet logs {self._fleet.session} {role} --on ecs"
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)
 
 
-class EcsTarget(HomeTarget):
-    """The workers of a session in ECS, with the tunnel that they reach us through."""
+class EcsTarget(DistantTarget):
+    """See `DistantTarget`."""
 
     trouble = (Unreachable, Refused, ConfigurationError)  # the last: credentials that expire
+    platform = "Amazon"
+    pause = 10.0
     protects_runs = True
 
     def __init__(
         self,
         wanted: FleetPlan,
-        plan: AmazonPlan,
-        fleet: EcsFleet,
+        ways: Ways,
         watch: Watch,
         *,
-        keys: TunnelKeys | None,
-        tunnel: Forward | None,
-        relay_port: int,
+        plan: AmazonPlan,
+        fleet: EcsFleet,
         note: Say,
     ) -> None:
-        super().__init__(wanted, tunnel=tunnel is not None, relay_port=relay_port, note=note)
-        self.tunnel_host = name_tunnel(plan)
+        super().__init__(wanted, ways, watch, note=note)
         self._plan = plan
         self._fleet = fleet
-        self._watch = watch
-        self._keys = keys
-        self._forward = tunnel
-        self._number = wanted.workers
-        self._looked = time.time()
-        self._away = False
 
     def describe(self) -> list[str]:
         return json.dumps(self._plan.to_json(), indent=2).splitlines()
 
     def _start_workers(self) -> None:
         self._fleet.set_desired("worker", self._number)
-
-    def _find_tunnel(self) -> TunnelPlace:
-        assert self._forward is not None and self._keys is not None
-        return place_tunnel(self._forward.address, self._keys)
 
     def _hand_out(self, files: dict[str, bytes]) -> None:
         text = json.dumps({name: content.decode() for name, content in files.items()})
@@ -186,33 +151,18 @@ class EcsTarget(HomeTarget):
             SecretString=text,
         )
 
-    def _look(self) -> None:
-        # Not the monotonic clock, which stands still while a laptop sleeps.
-        away = time.time() - self._looked
-        if away < LOOK:
-            return
-        self._looked = time.time()
-        try:
-            if away > PAUSE:
-                self._wake(away)
-            worker = self._fleet.services(("worker",)).get("worker")
-            if worker is None or (self._number and not worker["desiredCount"]):
-                raise TargetError(
-                    "the session's workers were stopped or removed: by somebody, or because this "
-                    "machine was not heard of for a while",
-                    remedy="Finished runs are kept: pestfleet resume starts it again.",
-                )
-            if worker["runningCount"] < worker["desiredCount"]:
-                self._watch.look(self._number)
-        except self.trouble as trouble:
-            logger.warning("%s", trouble)
-            if not self._away:
-                self._note(f"{trouble.message}; trying again")
-            self._away = True
-            return
-        if self._away:
-            self._note("Amazon answers again")
-        self._away = False
+    def _look_at_workers(self, unseen: float) -> None:
+        if unseen > PAUSE:
+            self._wake(unseen)
+        worker = self._fleet.services(("worker",)).get("worker")
+        if worker is None or (self._number and not worker["desiredCount"]):
+            raise TargetError(
+                "the session's workers were stopped or removed: by somebody, or because this "
+                "machine was not heard of for a while",
+                remedy="Finished runs are kept: pestfleet resume starts it again.",
+            )
+        if worker["runningCount"] < worker["desiredCount"]:
+            self._watch.look(self._number)
 
     def _wake(self, away: float) -> None:
         """This machine has slept: start again what the lease has ended meanwhile."""
@@ -246,26 +196,6 @@ class EcsTarget(HomeTarget):
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)
-
-
-class Watch:
-    """Says once what keeps tasks from running."""
-
-    def __init__(self, fleet: EcsFleet, spec: SessionSpec, say: Say, *, since: float) -> None:
-        self._fleet = fleet
-        self._spec = spec
-        self._since = since
-        self._news = News(say)
-
-    def look(self, wanted: int = 0) -> None:
-        """Raises `TargetError` when too few of the workers will ever run, or no broker.
-
-        `wanted`: how many workers; 0: as many as the session asks for.
-        """
-        troubles = gather(self._fleet, self._spec.place, since=self._since)
-        wanted = wanted or self._spec.workers
-        refuse_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
-        self._news.tell(troubles)
 
 
 def make_lease(plan: AmazonPlan, fleet: EcsFleet, *, began: float) -> Lease:

@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from dataclasses import replace
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
 
 from pestfleet.folder import SessionSpec
 from pestfleet.targets.choices import needs_broker
 from pestfleet.targets.ecs.fleet import EcsFleet, Task
 from pestfleet_worker.errors import ConfigurationError, TargetError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 OWN_ADDRESS = "https://checkip.amazonaws.com"  # answers with the address that asks
 ASK_SECONDS = 10.0
-GLANCE = 3.0  # seconds between two looks for a task that starts
-LOOK = 10.0  # seconds between two looks at what keeps it
-START = 1800.0  # seconds for a task that starts
 
 
 def choose_block(spec: SessionSpec, broker_url: str) -> SessionSpec:
@@ -90,27 +82,8 @@ def find_interface(task: Task) -> str:
     return ""
 
 
-def await_task(
-    fleet: EcsFleet, role: str, watch: Callable[[], None], say: Callable[[str], None]
-) -> None:
-    """Wait until the task of a role works. Raises `TargetError`.
-
-    `watch` says what keeps it, and raises for what is for good.
-    """
-    deadline, looked = time.monotonic() + START, time.monotonic()
-    while True:
-        say("")
-        alive = [task for task in fleet.tasks(role) if task.running]
-        # A container without a health check is UNKNOWN for ever.
-        if any(task.body.get("healthStatus") in ("HEALTHY", None) for task in alive):
-            return
-        now = time.monotonic()
-        if now - looked > LOOK:
-            looked = now
-            watch()
-        if now > deadline:
-            raise TargetError(
-                f"the {role} did not work within {START:.0f} s",
-                remedy=f"See pestfleet logs {fleet.session} {role} --on ecs",
-            )
-        time.sleep(GLANCE)
+def works(fleet: EcsFleet, role: str) -> bool:
+    """Is there a task of a role that works?"""
+    alive = [task for task in fleet.tasks(role) if task.running]
+    # A container without a health check is UNKNOWN for ever.
+    return any(task.body.get("healthStatus") in ("HEALTHY", None) for task in alive)

@@ -32,7 +32,7 @@ LONGEST = 30.0  # of more: each look lists all pods
 _ENDS = ("memory", "exit", "disk", "evicted")  # kinds of troubles that ended a worker
 
 
-class PodMaster(FollowedMaster):
+class PodMaster(FollowedMaster[KubernetesFleet]):
     """Launches a session's objects, follows its master, fetches the results, removes all."""
 
     trouble = (Unreachable, Refused)  # one that comes back refuses at first what it allows later
@@ -48,17 +48,13 @@ class PodMaster(FollowedMaster):
         launch: Callable[[Callable[[str], None]], None],
         on_event: OnEvent,
     ) -> None:
-        """`launch(say)` makes the images and the objects; safe to repeat."""
-        super().__init__(folder, spec, on_event=on_event)
-        self._fleet = fleet
-        self._start = launch
-        self._diagnosed = time.monotonic()
+        super().__init__(folder, spec, fleet, launch=launch, on_event=on_event)
+        self._diagnosed = 0.0  # when that was looked for (monotonic)
         self._servers: dict[str, str] = {}  # role -> uid of the pod that was seen last
         self._pause = min(LONGEST, DIAGNOSIS * max(1.0, max(spec.workers, spec.most) / 100))
         self._news = News(lambda text: self._tell_all([text]))
 
-    def _launch_all(self, say: Callable[[str], None]) -> None:
-        self._start(say)
+    def _begin(self) -> None:
         self._diagnosed = time.monotonic()
 
     def _look(self, *, stopping: bool) -> bool:
@@ -132,14 +128,8 @@ class PodMaster(FollowedMaster):
             path, container="master", follow=True, sinceTime=begin and begin.replace("+00:00", "Z")
         )
 
-    def _stop_master(self) -> None:
-        self._fleet.stop_master()
-
     def _fetch_files(self) -> bool:
         return fetch(self._fleet, self._folder.path)
-
-    def _remove_all(self, *, discard_results: bool) -> None:
-        self._fleet.down(discard_results=discard_results)
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)

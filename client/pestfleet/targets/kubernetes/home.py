@@ -17,10 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NoReturn
 
 from pestfleet.credentials.parts import Choices, make_credentials
-from pestfleet.targets.addresses import find_free_port, pack_url, unpack_url
+from pestfleet.targets.addresses import pack_url
 from pestfleet.targets.base import FleetPlan, Site
 from pestfleet.targets.choices import needs_broker
-from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say, place_tunnel
+from pestfleet.targets.distant import DistantHome, DistantTarget, Watch, Ways
+from pestfleet.targets.home import Say
 from pestfleet.targets.kubernetes.access import Unreachable
 from pestfleet.targets.kubernetes.diagnosis import gather
 from pestfleet.targets.kubernetes.fleet import KubernetesFleet
@@ -30,22 +31,17 @@ from pestfleet.targets.kubernetes.lease import Lease
 from pestfleet.targets.kubernetes.naming import Object, read_role
 from pestfleet.targets.kubernetes.pods import find_end
 from pestfleet.targets.kubernetes.results import fetch_logs
-from pestfleet.targets.troubles import News, refuse_dead_end
-from pestfleet.tunnel.keys import LISTEN_PORT, make_tunnel_keys
+from pestfleet.tunnel.keys import make_tunnel_keys
 from pestfleet_worker.errors import TargetError
 
 if TYPE_CHECKING:
     from pestfleet.host import Host, OnEvent
     from pestfleet.session import Session
-    from pestfleet.tunnel.connection import TunnelPlace
     from pestfleet.tunnel.keys import TunnelKeys
 
 logger = logging.getLogger(__name__)
 
-BROKER_PORT, TUNNEL_PORT = 5671, 2222
-GLANCE = 0.5  # seconds between two looks for a pod that starts
-LOOK = 5.0  # seconds between two looks at the fleet
-START = 1800.0  # seconds for a pod that starts: machines and volumes may be made for it
+PORTS = {"broker": 5671, "tunnel": 2222}
 END_GRACE = 1  # seconds for a worker that is lost
 
 
@@ -63,7 +59,7 @@ def make_home_host(
     )
 
 
-class KubernetesHome(HomeMaster):
+class KubernetesHome(DistantHome):
     """See `HomeMaster`."""
 
     trouble = (Unreachable,)
@@ -78,14 +74,13 @@ class KubernetesHome(HomeMaster):
         broker_url: str,
         on_event: OnEvent,
     ) -> None:
-        super().__init__(session, broker_url=broker_url, on_event=on_event)
+        super().__init__(session, fleet, broker_url=broker_url, on_event=on_event)
         self._fleet = fleet
         self._make_plan = make_plan
-        self._lease: Lease | None = None
-        self._forwards: list[Forward] = []
 
     def _launch_all(self, say: Say) -> tuple[str, Site]:
         plan = self._make_plan(say)
+        began = time.time()
         fleet, spec = self._fleet, self._session.spec
         say(f"starting the pods in namespace {fleet.access.namespace}")
         keys = make_tunnel_keys() if spec.place.tunnel else None
@@ -94,90 +89,65 @@ class KubernetesHome(HomeMaster):
         # Workers that come through the tunnel to a broker here: where that is, is not known yet.
         late = spec.place.tunnel and not relayed
         self._create(plan.objects, secrets, workers=0 if late else spec.workers)
-        watch = Watch(fleet, plan, self._warn)
-        url = self._broker_url
-        if needs_broker(spec, self._broker_url):
-            url = self._reach_broker(written, watch, say)
-        tunnel: Forward | None = None
-        if keys is not None:
-            await_pod(fleet, "tunnel", watch, say)
-            tunnel = self._open_forward("tunnel", TUNNEL_PORT)
-        relay_port = find_free_port() if relayed else 0
+        watch = Watch(lambda: gather(fleet.access, fleet.session), spec, self._warn)
 
-        def make_target(wanted: FleetPlan) -> KubernetesTarget:
-            return KubernetesTarget(
-                wanted, plan, fleet, watch,
-                keys=keys, tunnel=tunnel, relay_port=relay_port, note=self._warn,
-            )  # fmt: skip
+        def make_target(wanted: FleetPlan, ways: Ways) -> KubernetesTarget:
+            return KubernetesTarget(wanted, ways, watch, plan=plan, fleet=fleet, note=self._warn)
 
-        site = Site(
-            make_target,
-            case_in_image=True,
-            relay_port=relay_port,
-            advertised=name_tunnel(plan) if relayed else "",
-            advertised_port=LISTEN_PORT if relayed else 0,
-            platform=f"image {plan.images.worker}",
-            broker_patience=BROKER_PATIENCE,
+        return self._connect(
+            spec,
+            watch,
+            say,
+            make_target=make_target,
+            written=written or None,
+            keys=keys,
+            tunnel_host=name_tunnel(plan),
+            image=plan.images.worker,
+            began=began,
         )
-        return url, site
 
     def _create(self, objects: list[Object], secrets: list[Object], *, workers: int) -> None:
         job = next(o for o in objects if o["kind"] == "Job" and read_role(o) == "worker")
-        self._lease = Lease(self._fleet.access, job)
-        signed = self._lease.sign({**job, "spec": {**job["spec"], "parallelism": workers}})
+        lease = Lease(self._fleet.access, job)
+        signed = lease.sign({**job, "spec": {**job["spec"], "parallelism": workers}})
         others = [one for one in objects if one is not job]
         self._fleet.apply([signed, *others, *secrets], owner="worker")
-        self._lease.start()
+        self._lease = lease
+        lease.start()
 
-    def _reach_broker(self, written: dict[str, str], watch: Watch, say: Say) -> str:
-        """The broker's URL for us: through a port-forward, with a copy of the session's CA."""
-        await_pod(self._fleet, "broker", watch, say)
-        forward = self._open_forward("broker", BROKER_PORT)
-        return unpack_url(written, self._session.path, place=forward.address)
+    def _works(self, role: str) -> bool:
+        return works(self._fleet, role)
 
-    def _open_forward(self, role: str, port: int) -> Forward:
-        forward = Forward(lambda: find_running(self._fleet, role), self._fleet.access, port)
-        self._forwards.append(forward)
-        return forward
+    def _forward_to(self, role: str) -> Forward:
+        return Forward(lambda: find_running(self._fleet, role), self._fleet.access, PORTS[role])
 
-    def _remove_all(self) -> None:
-        for forward in self._forwards:
-            forward.close()
-        if self._lease is not None:
-            self._lease.stop()
-        self._fleet.down(discard_results=True)  # its results are here
+    def _tell_where(self, role: str) -> str:
+        return f"See kubectl describe pod -l {self._fleet.selector}"
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)
 
 
-class KubernetesTarget(HomeTarget):
-    """The workers of a session in a cluster, with the tunnel that they reach us through."""
+class KubernetesTarget(DistantTarget):
+    """See `DistantTarget`."""
 
     trouble = (Unreachable,)
+    platform = "the cluster's API server"
+    pause = 5.0
 
     def __init__(
         self,
         wanted: FleetPlan,
-        plan: KubernetesPlan,
-        fleet: KubernetesFleet,
+        ways: Ways,
         watch: Watch,
         *,
-        keys: TunnelKeys | None,
-        tunnel: Forward | None,
-        relay_port: int,
+        plan: KubernetesPlan,
+        fleet: KubernetesFleet,
         note: Say,
     ) -> None:
-        super().__init__(wanted, tunnel=tunnel is not None, relay_port=relay_port, note=note)
-        self.tunnel_host = name_tunnel(plan)
+        super().__init__(wanted, ways, watch, note=note)
         self._plan = plan
         self._fleet = fleet
-        self._watch = watch
-        self._keys = keys
-        self._forward = tunnel
-        self._number = wanted.workers
-        self._looked = time.monotonic()
-        self._away = False
 
     def describe(self) -> list[str]:
         from pestfleet.targets.kubernetes.chart import dump
@@ -187,34 +157,17 @@ class KubernetesTarget(HomeTarget):
     def _start_workers(self) -> None:
         self._fleet.scale(self._number)
 
-    def _find_tunnel(self) -> TunnelPlace:
-        assert self._forward is not None and self._keys is not None
-        return place_tunnel(self._forward.address, self._keys)
-
     def _hand_out(self, files: dict[str, bytes]) -> None:
         secret = make_secret(self._plan, name_broker_secret(self._plan), files)
         self._fleet.add(secret, owner="worker")
 
-    def _look(self) -> None:
-        if time.monotonic() - self._looked < LOOK:
-            return
-        self._looked = time.monotonic()
-        try:
-            job = self._fleet.find_job("worker")
-            ended = find_end(job) if job else ""
-            if job is None or ended:
-                self._tell_end(ended)
-            if job.get("status", {}).get("ready", 0) < int(job["spec"]["parallelism"]):
-                self._watch.look(self._number)
-        except Unreachable as trouble:
-            logger.warning("%s", trouble)
-            if not self._away:
-                self._note(f"{trouble.message}; trying again")
-            self._away = True
-            return
-        if self._away:
-            self._note("the cluster's API server answers again")
-        self._away = False
+    def _look_at_workers(self, unseen: float) -> None:
+        job = self._fleet.find_job("worker")
+        ended = find_end(job) if job else ""
+        if job is None or ended:
+            self._tell_end(ended)
+        if job.get("status", {}).get("ready", 0) < int(job["spec"]["parallelism"]):
+            self._watch.look(self._number)
 
     def _tell_end(self, reason: str) -> NoReturn:
         """Raise for a Job that is over, or gone, while we need it."""
@@ -251,25 +204,6 @@ class KubernetesTarget(HomeTarget):
 
     def _explain(self, trouble: Exception) -> TargetError:
         return explain(trouble)
-
-
-class Watch:
-    """Says once what keeps pods from running."""
-
-    def __init__(self, fleet: KubernetesFleet, plan: KubernetesPlan, say: Say) -> None:
-        self._fleet = fleet
-        self._spec = plan.spec
-        self._news = News(say)
-
-    def look(self, wanted: int = 0) -> None:
-        """Raises `TargetError` when too few of the workers will ever run, or no broker.
-
-        `wanted`: how many workers; 0: as many as the session asks for.
-        """
-        troubles = gather(self._fleet.access, self._fleet.session)
-        wanted = wanted or self._spec.workers
-        refuse_dead_end(troubles, wanted=wanted, least=self._spec.place.least)
-        self._news.tell(troubles)
 
 
 def make_secrets(
@@ -316,24 +250,10 @@ def find_running(fleet: KubernetesFleet, role: str) -> str:
     return pod.name
 
 
-def await_pod(fleet: KubernetesFleet, role: str, watch: Watch, say: Say) -> None:
-    """Wait until the pod of a role is ready; say what keeps it. Raises `TargetError`."""
-    deadline, looked = time.monotonic() + START, time.monotonic()
-    while True:
-        say("")
-        pod = fleet.find(role)
-        if pod is not None and pod.ready and not pod.leaving:
-            return
-        now = time.monotonic()
-        if now - looked > LOOK:
-            looked = now
-            watch.look()
-        if now > deadline:
-            raise TargetError(
-                f"the {role} was not ready within {START:.0f} s",
-                remedy=f"See kubectl describe pod -l {fleet.selector}",
-            )
-        time.sleep(GLANCE)
+def works(fleet: KubernetesFleet, role: str) -> bool:
+    """Is the pod of a role ready?"""
+    pod = fleet.find(role)
+    return pod is not None and pod.ready and not pod.leaving
 
 
 def explain(trouble: Exception) -> TargetError:
