@@ -53,9 +53,11 @@ def check_cost(shell: AmazonShell, session: str, *, runs: int, workers: int) -> 
 
 def test_one_command_gives_the_same_bits_as_local(shell: AmazonShell, root: Path) -> None:
     check_calibration(shell, root, "glm")
-    # The account holds each role to its policy; these are those that were used.
+    # The account holds each role to its policy; these are those that were used. A worker has a
+    # wish only when it sees, every half a second, that it has a run: such short ones seldom.
     roles = {call.caller.rpartition("/")[2] for call in shell.amazon.calls if call.caller}
-    assert roles == {"pestfleet-there-master", "pestfleet-there-worker"}
+    master, worker = "pestfleet-there-master", "pestfleet-there-worker"
+    assert {master} <= roles <= {master, worker}
 
 
 @pytest.mark.pestpp

@@ -48,8 +48,9 @@ def protection(
 ) -> Iterator[Protection]:
     monkeypatch.setenv("ECS_AGENT_URI", f"{agent.url}/api/1")
     protection = Protection.find()
-    monkeypatch.setattr(protection, "_clock", clock)
-    monkeypatch.setattr(protection, "_changed", QuickCondition())
+    # For good: its thread may still be asking when the test is over.
+    protection._clock = clock
+    protection._changed = QuickCondition()
     yield protection
     protection.close()
 
