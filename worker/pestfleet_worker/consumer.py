@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 from celery.worker import state
@@ -72,10 +73,11 @@ def _settle(hub: Any, end: float) -> None:
     _await_turn(hub, end)  # what it was asked to do before is done: it takes no new runs
     open_runs: set[Any] = set()
     while time.monotonic() < end:
-        open_runs.update(state.reserved_requests)
-        open_runs = {run for run in open_runs if not run.acknowledged}
-        if not open_runs:
-            break
+        with suppress(RuntimeError):  # the set changes while it is read
+            open_runs.update(state.reserved_requests)
+            open_runs = {run for run in open_runs if not run.acknowledged}
+            if not open_runs:
+                break
         time.sleep(GLANCE)
     _await_turn(hub, end)  # "acknowledged" is said when the loop is asked to do it
 
