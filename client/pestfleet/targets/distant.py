@@ -11,7 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from pestfleet.folder import SessionSpec
 from pestfleet.targets.addresses import find_free_port, unpack_url
@@ -88,16 +88,17 @@ class Ways:
     relay_port: int = 0
 
 
-class DistantHome(HomeMaster):
+F = TypeVar("F", bound=Fleet)
+
+
+class DistantHome(HomeMaster, Generic[F]):
     """See `HomeMaster`."""
 
-    def __init__(
-        self, session: Session, fleet: Fleet, *, broker_url: str, on_event: OnEvent
-    ) -> None:
+    def __init__(self, session: Session, fleet: F, *, broker_url: str, on_event: OnEvent) -> None:
         super().__init__(session, broker_url=broker_url, on_event=on_event)
+        self._fleet = fleet
         self._lease: Lease | None = None
         self._forwards: list[Forward] = []
-        self._launched = fleet
 
     # -- what a platform does ------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class DistantHome(HomeMaster):
             forward.close()
         if self._lease is not None:
             self._lease.stop()
-        self._launched.down(discard_results=True)  # its results are here
+        self._fleet.down(discard_results=True)  # its results are here
 
 
 class DistantTarget(HomeTarget):

@@ -57,7 +57,7 @@ def make_home_host(
     return EcsHome(launch, on_event=on_event)
 
 
-class EcsHome(DistantHome):
+class EcsHome(DistantHome[EcsFleet]):
     """See `HomeMaster`."""
 
     trouble = (Unreachable,)
@@ -68,7 +68,6 @@ class EcsHome(DistantHome):
             launch.session, launch.fleet, broker_url=launch.broker_url, on_event=on_event
         )
         self._launch = launch
-        self._fleet = launch.fleet
 
     def _launch_all(self, say: Say) -> tuple[str, Site]:
         spec, fleet = self._launch.spec, self._fleet

@@ -59,7 +59,7 @@ def make_home_host(
     )
 
 
-class KubernetesHome(DistantHome):
+class KubernetesHome(DistantHome[KubernetesFleet]):
     """See `HomeMaster`."""
 
     trouble = (Unreachable,)
@@ -75,7 +75,6 @@ class KubernetesHome(DistantHome):
         on_event: OnEvent,
     ) -> None:
         super().__init__(session, fleet, broker_url=broker_url, on_event=on_event)
-        self._fleet = fleet
         self._make_plan = make_plan
 
     def _launch_all(self, say: Say) -> tuple[str, Site]:
