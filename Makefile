@@ -23,7 +23,7 @@ demo:
 
 test:
 	@scripts/setup dev system
-	@scripts/check lint unit charts integration containers cluster amazon
+	@scripts/check lint unit charts integration amazon containers cluster
 
 lint unit charts:
 	@scripts/setup dev
