@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hosting import wait_for
 from pestfleet.folder import SessionFolder
 from pestfleet.store import ClaimHeld, ClaimLost, SessionStore, list_sessions, open_session
 from pestfleet.store.case_files import RENEWED
@@ -135,8 +136,9 @@ def test_a_case_fetch_that_was_cut_goes_on(tmp_path: Path) -> None:
     requests.fail("GetObject", 1, status=403, code="InvalidAccessKeyId")  # of the list of files
     with pytest.raises(Exception, match="InvalidAccessKeyId"):
         make_session(client=cut).get_case(target)
+    others = [target.with_name("case.draft") / name for name in ("case.pst", "sub/model.sh")]
     with pytest.raises(NoPermission):
-        DenyingClient.session(client, "large").get_case(target)
+        DenyingClient.session(client, "large", after=others).get_case(target)
     assert not target.exists()  # a case that is not whole is not taken for one
     requests.keys.clear()
     make_session(client=client).get_case(target)
@@ -145,24 +147,26 @@ def test_a_case_fetch_that_was_cut_goes_on(tmp_path: Path) -> None:
 
 
 class DenyingClient:
-    """FAKE: a client that may not read the objects whose content is as large as that of a file."""
+    """FAKE: a client that may not read the content of a file, and learns it after some others."""
 
-    def __init__(self, client: Any, key: str) -> None:
+    def __init__(self, client: Any, key: str, after: list[Path]) -> None:
         self._client = client
         self._key = key
+        self._after = after
 
     @classmethod
-    def session(cls, client: Any, name: str) -> SessionStore:
+    def session(cls, client: Any, name: str, *, after: list[Path]) -> SessionStore:
         manifest = json.loads(
             client.get_object(Bucket=BUCKET, Key="sessions/s1/case.json")["Body"].read()
         )
-        return make_session(client=cls(client, manifest["files"][name]["sha256"]))
+        return make_session(client=cls(client, manifest["files"][name]["sha256"], after))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
     def get_object(self, **request: Any) -> Any:
         if self._key in request["Key"]:
+            wait_for(lambda: all(path.exists() for path in self._after), what="the other files")
             raise_denied()
         return self._client.get_object(**request)
 
