@@ -22,6 +22,7 @@ from cluster_access import Cluster
 from cluster_images import ClusterImages, PushedImage
 from cluster_shell import ClusterShell
 from cluster_volumes import provision_volumes
+from hosting import wait_for
 from image_registry import run_registry
 from kubernetes_cluster import CACHE_VARIABLE, VARIABLE, KubernetesCluster
 from pestfleet.case import Case
@@ -75,6 +76,9 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("create", "namespace", name)
     enforced = "pod-security.kubernetes.io/enforce=restricted"
     cluster.kubectl("label", "namespace", name, enforced)
+    # After an outage that a test made, Kubernetes takes a while for what each namespace has.
+    account = ("get", "serviceaccount", "default", f"--namespace={name}")
+    wait_for(lambda: cluster.try_kubectl(*account).returncode == 0, timeout=120, what=str(account))
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 

@@ -14,7 +14,7 @@ import pytest
 
 from fake_cluster_access import ABSENT, FORBIDDEN, FakeAccess
 from pestfleet.targets.kubernetes import diagnosis
-from pestfleet.targets.kubernetes.causes import read_pull
+from pestfleet.targets.kubernetes.causes import read_pull, read_refusal
 from pestfleet.targets.kubernetes.diagnosis import explain, gather
 from pestfleet.targets.kubernetes.surroundings import DWELL, HOPE, SLOW, read_time
 from pestfleet.targets.troubles import Trouble, find_dead_end
@@ -619,3 +619,15 @@ def test_a_cluster_with_an_autoscaler_is_given_time(clock: Any) -> None:
     ):
         (trouble,) = gather(serve(recorded, **more), "s")  # type: ignore[arg-type]
         assert trouble.hopeless == hopeless
+
+
+@pytest.mark.parametrize(("account", "hopeless"), [("default", False), ("nobody", True)])
+def test_an_account_that_kubernetes_makes_itself_is_awaited(account: str, hopeless: bool) -> None:
+    """A namespace has its default account a moment after it was made."""
+    message = (
+        'Error creating: pods "s1-broker-0" is forbidden: error looking up service account '
+        f'ns/{account}: serviceaccount "{account}" not found'
+    )
+    cause = read_refusal(message, "broker")
+    assert cause.why == f"the namespace has no service account {account}"
+    assert cause.hopeless is hopeless and cause.remedy

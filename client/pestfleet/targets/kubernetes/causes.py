@@ -172,6 +172,11 @@ def read_refusal(message: str, role: str, own: Amounts | None = None) -> Cause:
         )
     if match := _ACCOUNT.search(message):
         why = f"the namespace has no service account {match['name']}"
+        if match["name"] == "default":
+            remedy = (
+                "Kubernetes makes it soon after the namespace; if not, ask who runs the cluster."
+            )
+            return Cause("admission", "absent", why, remedy)
         return Cause("admission", "absent", why, "Make it, or name another.", True)
     if match := _PRIORITY.search(message):
         why = f"the cluster has no priority class {match['name']}"
