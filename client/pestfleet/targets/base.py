@@ -118,6 +118,18 @@ class RemoteSession(Protocol):
         ...
 
 
+class Fleet(Protocol):
+    """All that a session has on a platform of containers."""
+
+    def stop_master(self) -> None:
+        """Have the master end the session, and wait for it."""
+        ...
+
+    def down(self, *, discard_results: bool = False) -> list[str]:
+        """Remove all that was launched, but the results unless `discard_results`."""
+        ...
+
+
 class Target(Protocol):
     """The verbs of a target. A verb that changes something is safe to repeat.
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
 from pestfleet.folder import SessionSpec
 from pestfleet.targets.addresses import find_free_port, unpack_url
-from pestfleet.targets.base import FleetPlan, Site
+from pestfleet.targets.base import Fleet, FleetPlan, Site
 from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say, place_tunnel
 from pestfleet.targets.troubles import News, Trouble, refuse_dead_end
 from pestfleet.tunnel.keys import LISTEN_PORT
@@ -49,12 +49,6 @@ class Lease(Protocol):
     def start(self) -> None: ...
 
     def stop(self) -> None: ...
-
-
-class Fleet(Protocol):
-    """All that a session has on the platform."""
-
-    def down(self, *, discard_results: bool = False) -> list[str]: ...
 
 
 class Watch:
@@ -190,7 +184,7 @@ class DistantTarget(HomeTarget):
 
     def _find_tunnel(self) -> TunnelPlace:
         assert self._ways.tunnel is not None and self._ways.keys is not None
-        return place_tunnel(self._ways.tunnel.address, self._ways.keys)
+        return place_tunnel(self._ways.tunnel.address, self._ways.keys.home_files())
 
     def _look(self) -> None:
         # Not the monotonic clock, which stands still while a laptop sleeps.

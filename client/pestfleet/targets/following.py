@@ -13,12 +13,13 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from pestfleet.bookkeeping import keep_state, log_to
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.host import Outcome
 from pestfleet.journal import read_journal
+from pestfleet.targets.base import Fleet
 from pestfleet_worker import errors
 from pestfleet_worker.errors import Interrupted, PestfleetError, TargetError
 
@@ -41,18 +42,6 @@ class _Lost(Exception):
     def __init__(self, trouble: Exception) -> None:
         super().__init__(str(trouble))
         self.trouble = trouble
-
-
-class Fleet(Protocol):
-    """What a session has on a platform of containers."""
-
-    def stop_master(self) -> None:
-        """Have the master end the session, and wait for it."""
-        ...
-
-    def down(self, *, discard_results: bool = False) -> list[str]:
-        """Remove all that was launched, but the results unless `discard_results`."""
-        ...
 
 
 F = TypeVar("F", bound=Fleet)

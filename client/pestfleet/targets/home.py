@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from pestfleet.master import Master
     from pestfleet.session import Session
     from pestfleet.tunnel.connection import Tunnel, TunnelPlace
-    from pestfleet.tunnel.keys import TunnelKeys
 
 logger = logging.getLogger(__name__)
 
@@ -268,11 +267,10 @@ class HomeTarget(ABC):
             self._note(what)
 
 
-def place_tunnel(address: tuple[str, int], keys: TunnelKeys) -> TunnelPlace:
-    """A tunnel's server that is reached at `address` and was given its end of these keys."""
+def place_tunnel(address: tuple[str, int], files: Mapping[str, str]) -> TunnelPlace:
+    """A tunnel's server that is reached at `address`. `files`: home's end of its keys, by name."""
     from pestfleet.tunnel.connection import TunnelPlace
 
-    files = keys.home_files()
     return TunnelPlace(
         *address,
         user_key=files["tunnel_key"],

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 from pestfleet.images.engine import find_engine_host
-from pestfleet.targets.addresses import BROKER_URL, CA, find_free_port, pack_url, readdress
+from pestfleet.targets.addresses import BROKER_URL, CA, find_free_port, pack_url, unpack_url
 from pestfleet.targets.base import FleetPlan, Site
 from pestfleet.targets.compose.document import (
     BROKER_PORT,
@@ -22,7 +22,7 @@ from pestfleet.targets.compose.fleet import TROUBLE, ComposeFleet
 from pestfleet.targets.compose.follower import explain
 from pestfleet.targets.compose.keeper import Keeper
 from pestfleet.targets.compose.program import find_compose
-from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say
+from pestfleet.targets.home import BROKER_PATIENCE, HomeMaster, HomeTarget, Say, place_tunnel
 from pestfleet_worker.errors import TargetError
 
 if TYPE_CHECKING:
@@ -85,11 +85,9 @@ class ComposeHome(HomeMaster):
 
     def _find_url(self) -> str:
         """The broker's URL for us: its published port, and a copy of the session's CA."""
-        written = read_secret(self._fleet, "master", BROKER_URL)
-        ca = self._session.path / "broker-ca.pem"
-        ca.write_text(read_secret(self._fleet, "master", CA), encoding="ascii")
-        port = self._fleet.find_port("broker", BROKER_PORT)
-        return readdress(written, host=find_engine_host(), port=port, ca=str(ca.resolve()))
+        files = {name: read_secret(self._fleet, "master", name) for name in (BROKER_URL, CA)}
+        place = find_engine_host(), self._fleet.find_port("broker", BROKER_PORT)
+        return unpack_url(files, self._session.path, place=place)
 
     def _remove_all(self) -> None:
         self._fleet.down(discard_results=True)  # its results are here
@@ -127,14 +125,10 @@ class ComposeTarget(HomeTarget):
         find_compose().up(project, self._document, words, workers=self._wanted.workers)
 
     def _find_tunnel(self) -> TunnelPlace:
-        from pestfleet.tunnel.connection import TunnelPlace
-
-        return TunnelPlace(
-            find_engine_host(),
-            self._fleet.find_port("tunnel", TUNNEL_PORT),
-            user_key=read_secret(self._fleet, "home", "tunnel_key"),
-            host_public=read_secret(self._fleet, "home", "host_key.pub"),
-            listen=RELAY_PORT,
+        names = ("tunnel_key", "host_key.pub")
+        files = {name: read_secret(self._fleet, "home", name) for name in names}
+        return place_tunnel(
+            (find_engine_host(), self._fleet.find_port("tunnel", TUNNEL_PORT)), files
         )
 
     def _hand_out(self, files: dict[str, bytes]) -> None:
