@@ -195,7 +195,7 @@ def test_more_memory_than_the_limit(access: Access, make: Any, debian: str) -> N
 
 
 def test_a_worker_that_refuses(access: Access, make: Any, debian: str) -> None:
-    make(make_job(debian, "sh", "-c", f"echo starting; echo {REFUSAL} >&2; exit 10"))
+    make(make_job(debian, "sh", "-c", f"exec >&2; echo starting; echo {REFUSAL}; exit 10"))
     trouble = find_trouble(access, "refused")
     assert trouble.message == (
         "1 worker ended: it refused the session (exit code 10); its log ends with: " + REFUSAL

@@ -65,7 +65,8 @@ class Volumes:
 
     def run_shell(self, name: str, script: str) -> tuple[int, str]:
         """Exit code and output of a script in the place of a container's own program."""
-        container = self.run(name, entrypoint=["sh", "-c", script], command=[])
+        in_order = f"exec 2>&1; {script}"  # two streams come in any order
+        container = self.run(name, entrypoint=["sh", "-c", in_order], command=[])
         return container.wait()["StatusCode"], container.logs().decode()
 
     def remove(self) -> None:
