@@ -86,12 +86,18 @@ def read_journal(path: Path) -> Iterator[dict[str, Any]]:
     """The events of a journal, oldest first; incomplete lines are passed over."""
     with path.open(encoding="utf-8", errors="replace") as file:
         for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and "event" in event:
+            event = parse_event(line)
+            if event is not None:
                 yield event
+
+
+def parse_event(line: str) -> dict[str, Any] | None:
+    """The event of a line of a journal or a master's log; None for a line that is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) and {"event", "time"} <= event.keys() else None
 
 
 def read_finished_runs(path: Path) -> dict[bytes, bytes]:

@@ -89,7 +89,7 @@ def test_any_shell_follows_a_session_that_was_launched_and_left_alone(
     assert (row["name"], row["state"], row["workers"]) == ("pf-2", "running", 3)
     assert row["folder"] == str(shell.open_folder("pf-2").path)
     log = shell.run("logs", "pf-2", *THERE, "--lines", "999", folder=elsewhere)
-    assert "worker-joined" in log
+    assert " joined (1 slot)" in log
     shell.run("logs", "pf-2", tasks[0].id, *THERE, folder=elsewhere)
 
     shell.run("cost", "pf-2", "--fetch", *THERE, folder=elsewhere)

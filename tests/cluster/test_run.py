@@ -104,7 +104,7 @@ def test_any_shell_sees_a_session_whose_command_was_killed(
     status = json.loads(shell.run("status", "pf-3", *on, "--json", folder=elsewhere))
     assert status["state"] == "running" and status["batch"]["total"] == 160
     log = shell.run("logs", "pf-3", *on, "--lines", "999", folder=elsewhere)
-    assert "worker-joined" in log
+    assert " joined (1 slot)" in log
     worker = shell.list_pods("pf-3", "worker")[0]["metadata"]["name"]
     assert "leaving" not in shell.run("logs", "pf-3", worker, *on, folder=elsewhere)
 

@@ -86,7 +86,7 @@ def test_any_shell_sees_a_session_whose_command_was_killed(
     status = json.loads(shell.run("status", "pf-3", "--on", "compose", "--json", folder=elsewhere))
     assert status["state"] == "running" and status["batch"]["total"] == 100
     log = shell.run("logs", "pf-3", "--on", "compose", "--lines", "999", folder=elsewhere)
-    assert "worker-joined" in log
+    assert " joined (1 slot)" in log
     log = shell.run("logs", "pf-3", "worker-2", "--on", "compose", folder=elsewhere)
     assert "broker" in log
 

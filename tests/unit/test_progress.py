@@ -14,17 +14,20 @@ import pytest
 from rich.console import Console
 
 from pestfleet import progress
+from pestfleet.narration import (
+    Narrator,
+    count_slots,
+    describe_batch,
+    estimate_seconds_left,
+    format_change,
+    format_duration,
+    narrate_log,
+)
 from pestfleet.progress import (
     JsonDisplay,
     LineDisplay,
     LiveDisplay,
-    Narrator,
-    count_slots,
-    describe_batch,
     dump_json,
-    estimate_seconds_left,
-    format_change,
-    format_duration,
     make_display,
     render_state,
 )
@@ -154,6 +157,25 @@ def test_a_sweep_has_no_iterations() -> None:
     narrator = Narrator()
     narrator.narrate({"event": "engine-started", "engine": "sweep"})
     assert narrator.narrate({"event": "iteration", "number": 0, "phi": 3.0}) == "lowest phi 3"
+
+
+def test_a_log_in_words() -> None:
+    clock = time.strftime("%H:%M:%S", time.localtime(5.0))
+    events: list[dict[str, Any]] = [
+        {"time": 5.0, "event": "start", "session": "s1"},
+        {"time": 5.0, "event": "run", "id": 1},
+        {"time": 5.0, "event": "progress", **make_state()},
+        {"time": "noon", "event": "note", "text": "of another program"},
+    ]
+    lines = [dump_json(event) for event in events]
+    told = list(narrate_log(["{broken", *lines, "pestfleet: error"]))
+    assert told == [
+        "{broken",
+        f"{clock} session s1",
+        f"{clock} {describe_batch(make_state())}",
+        lines[-1],
+        "pestfleet: error",
+    ]
 
 
 def test_a_batch_in_a_line() -> None:

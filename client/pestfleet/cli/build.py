@@ -167,7 +167,7 @@ def _try(
 
 
 def _print_trial(trial: dict[str, Any], failure: Failure | None) -> None:
-    from pestfleet.progress import format_duration
+    from pestfleet.narration import format_duration
 
     seconds = format_duration(trial["seconds"])
     if failure is not None:

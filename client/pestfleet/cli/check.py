@@ -139,7 +139,7 @@ def _describe_disk(case: Case, slots: int) -> str:
 
 def _print_run(run: dict[str, Any], failure: Failure | None, *, rows: int) -> None:
     from pestfleet.cli.tables import format_number, make_console, make_table
-    from pestfleet.progress import format_duration, format_phi
+    from pestfleet.narration import format_duration, format_phi
 
     seconds = format_duration(run["seconds"])
     if failure is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pestfleet.cli.quantities import format_count
 from pestfleet.cli.tables import make_console, make_table
-from pestfleet.progress import format_duration
+from pestfleet.narration import format_duration
 
 if TYPE_CHECKING:
     from pestfleet.costs.plan import CostPlan, Range

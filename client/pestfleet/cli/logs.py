@@ -41,7 +41,10 @@ def command(
     local, remote = find_session(session, sessions, on, needed=False)
     here = local is not None and local.spec.place.master == "here"
     if remote is not None and (worker is not None or not here):
-        for line in remote.follow_log(worker, lines=max(0, lines), follow=follow):
+        from pestfleet.narration import narrate_log
+
+        log = remote.follow_log(worker, lines=max(0, lines), follow=follow)
+        for line in narrate_log(log):
             click.echo(line)
         return
     assert local is not None

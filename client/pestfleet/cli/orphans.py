@@ -62,7 +62,7 @@ def _read_where(region: str | None, profile: str | None) -> Where:
 
 def _print(found: list[Orphan]) -> None:
     from pestfleet.cli.tables import make_console, make_table
-    from pestfleet.progress import format_duration
+    from pestfleet.narration import format_duration
 
     table = make_table()
     for column in ("session", "region", "state", "age", "owner", "costs money", "parts"):

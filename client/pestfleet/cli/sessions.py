@@ -33,7 +33,8 @@ def command(sessions: Path | None, as_json: bool, on: str | None) -> None:
         return
     from pestfleet.cli.tables import make_console, make_table, shorten_path
     from pestfleet.config import read_settings
-    from pestfleet.progress import dump_json, format_phi
+    from pestfleet.narration import format_phi
+    from pestfleet.progress import dump_json
     from pestfleet.session import sessions as list_sessions
 
     root = read_settings(given={"sessions": sessions}).sessions

@@ -181,7 +181,7 @@ def _list_slots(status: dict[str, Any]) -> RenderableType:
 
 
 def _describe_slot(worker: dict[str, Any], slot: dict[str, Any]) -> str:
-    from pestfleet.progress import format_duration
+    from pestfleet.narration import format_duration
 
     silent = worker["silent_seconds"]
     does = "idle"

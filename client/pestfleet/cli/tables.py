@@ -12,7 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from pestfleet.progress import format_change, format_phi
+from pestfleet.narration import format_change, format_phi
 from pestfleet.quiet import QuietStream
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ that other commands see the session as they see any other.
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 from pestfleet.bookkeeping import keep_state, log_to
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.host import Outcome
-from pestfleet.journal import read_journal
+from pestfleet.journal import parse_event, read_journal
 from pestfleet.targets.base import Fleet
 from pestfleet_worker import errors
 from pestfleet_worker.errors import Interrupted, PestfleetError, TargetError
@@ -267,11 +266,8 @@ class FollowedMaster(ABC, Generic[F]):
 
     def _read_events(self) -> Iterator[dict[str, Any]]:
         for line in self._read_log(self._told):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # not one of ours
-            if isinstance(event, dict) and {"event", "time"} <= event.keys():
+            event = parse_event(line)
+            if event is not None:
                 yield event
 
     # -- the end -------------------------------------------------------------------------------

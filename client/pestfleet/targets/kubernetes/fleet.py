@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pestfleet.journal import parse_event
 from pestfleet.targets.kubernetes.access import Access, Refused, Unreachable
 from pestfleet.targets.kubernetes.naming import (
     ROLE,
@@ -114,11 +115,8 @@ class KubernetesFleet:
 
     def _read_end(self, master: Pod) -> dict[str, Any]:
         for line in reversed(self.read_log(master, lines=_TAIL).splitlines()):
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # what a log has beside events
-            if isinstance(event, dict) and event.get("event") == "end":
+            event = parse_event(line)
+            if event is not None and event["event"] == "end":
                 return {name: event[name] for name in ("state", "summary") if name in event}
         return {}
 
