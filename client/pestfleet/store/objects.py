@@ -128,15 +128,23 @@ class Objects:
 
     # -- reading ---------------------------------------------------------------------------------
 
-    def read(self, key: str) -> Content | None:
-        """A whole object, checked; None where there is none. Raises also `Damaged`."""
+    def read(self, key: str, *, most: int | None = None) -> Content | None:
+        """A whole object, checked; None where there is none. Raises also `Damaged`.
+
+        `most`: bytes that it may have; a larger one is none of ours, and is not read.
+        """
         for last in (False, True):
             answer = self._or_missing("get_object", key)
             if answer is None:
                 return None
-            with closing(answer["Body"]) as body, typed("read", self.name(key)):
-                data: bytes = body.read()
             head = make_head(answer)
+            with closing(answer["Body"]) as body, typed("read", self.name(key)):
+                if most is not None and head.size > most:
+                    raise StoreError(
+                        f"{self.name(key)} has {head.size:,} bytes, which is more than it may have",
+                        place=self.name(key),
+                    )
+                data: bytes = body.read()
             try:
                 self.check(key, head, len(data), hashlib.sha256(data).hexdigest())
             except Damaged as error:
