@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# Waited for a master's end: on this machine, and with a fleet elsewhere that ends before it.
+STOP_SECONDS = {False: 30.0, True: 300.0}
+
 
 class CaseProblems(CaseError):
     """A case with errors; `problems` has all of them, warnings too."""
@@ -115,9 +118,10 @@ class Session:
 
         return read_runs(self.folder, failed=failed)
 
-    def stop(self, *, timeout: float = 30.0) -> bool:
+    def stop(self, *, timeout: float | None = None) -> bool:
         """Ask the master to stop; True when it has within `timeout` seconds.
 
+        `timeout`: 30 without one, and 300 where a fleet elsewhere ends and files come from there.
         A master in a container that nobody follows here is stopped there, which may take longer.
         Raises `SessionError`, and `TargetError` where the target does not answer.
         """
@@ -125,6 +129,8 @@ class Session:
             targets.open_remote_session(self.spec.target, self.name, self.where).stop()
             return True
         self.folder.request_stop()
+        if timeout is None:
+            timeout = STOP_SECONDS[targets.is_remote(self.spec.target)]
         deadline = time.monotonic() + timeout
         while self.folder.running:
             if time.monotonic() > deadline:

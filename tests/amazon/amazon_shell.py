@@ -10,7 +10,7 @@ from hosting import wait_for
 from moto_server import Amazon
 
 ON = ("--on", "ecs", "--no-cache")
-LAUNCH = 400.0  # seconds; images of other sessions may be built first, on a machine that is busy
+LAUNCH = 900.0  # seconds; images of other sessions may be built first, on a machine that is busy
 PUBLIC = {"PESTFLEET_AMAZON__PUBLIC": "true"}  # the account's own network has no other subnets
 
 
@@ -37,7 +37,7 @@ class AmazonShell(Terminal):
         return {name for name in left if not (but_results and name.startswith("s3:"))}
 
     def check_nothing_left(
-        self, session: str, *, but_results: bool = False, patience: float = 30.0
+        self, session: str, *, but_results: bool = False, patience: float = 240.0
     ) -> None:
         """No resource of any kind, but results in the bucket; and no process of ours."""
         try:

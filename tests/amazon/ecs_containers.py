@@ -313,7 +313,7 @@ class TaskMachine:
                 self._stop_one(self._containers[name], definitions[name].get("stopTimeout", STOP))
         self._look_at_end()
         for follower in self._followers:
-            follower.join(10)
+            follower.join(120)
         for container in self._containers.values():
             with contextlib.suppress(NotFound):
                 container.remove(force=True, v=True)

@@ -100,7 +100,7 @@ class EcsScheduler:
                 if task.last_status == status and service in ("", task.service)
             ]
 
-    def wait_for(self, service: str, count: int, *, seconds: float = 60) -> list[Task]:
+    def wait_for(self, service: str, count: int, *, seconds: float = 300) -> list[Task]:
         """The running tasks of a service, when they are so many, and none else is on its way."""
         deadline = time.monotonic() + seconds
         while True:
@@ -117,7 +117,7 @@ class EcsScheduler:
             assert time.monotonic() < deadline, self.describe(service)
             time.sleep(ROUND)
 
-    def wait_until(self, true: Callable[[], bool], *, seconds: float = 30) -> None:
+    def wait_until(self, true: Callable[[], bool], *, seconds: float = 300) -> None:
         """Until something is so."""
         deadline = time.monotonic() + seconds
         while not true():

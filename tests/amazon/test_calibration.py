@@ -19,7 +19,7 @@ from pestfleet.session import Session
 pytestmark = pytest.mark.docker
 
 EXAMPLE = "oude-korendijk"
-PATIENCE = 120.0  # seconds
+PATIENCE = 400.0  # seconds
 THERE = ("--on", "ecs")
 
 
@@ -70,7 +70,7 @@ def test_any_shell_follows_a_session_that_was_launched_and_left_alone(
 ) -> None:
     """The fleet grows with its runs. Who has its files goes on with it, wherever that is."""
     case = make_case(shell.folder / "case", seconds=0.3)
-    rows = write_sweep(case.parent, runs=300)
+    rows = write_sweep(case.parent, runs=600)
     fleet = ("--engine", "sweep", "--workers", "1..3", "--detach")
     shell.start("run", str(case), "--session", "pf-2", *ON, *fleet).wait(timeout=LAUNCH)
 
@@ -94,7 +94,7 @@ def test_any_shell_follows_a_session_that_was_launched_and_left_alone(
 
     shell.run("cost", "pf-2", "--fetch", *THERE, folder=elsewhere)
     resumed = shell.start("resume", "pf-2", "--json", folder=elsewhere)
-    resumed.wait()
+    resumed.wait(timeout=LAUNCH)
     assert "following it" in resumed.notes()
     folder = SessionFolder(elsewhere / "pestfleet-sessions" / "pf-2")
     check_every_run_once(Session(folder), rows)

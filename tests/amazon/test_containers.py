@@ -172,6 +172,7 @@ def test_a_service_runs_as_written(
         "user 10001",
         "protected True",
     ]
+    scheduler.wait_until(lambda: bool(fleet.read_log(first, "secrets")))
     assert fleet.read_log(first, "secrets") == ["written"]
     assert "ecs:UpdateTaskProtection" in amazon.list_actions(fleet.role)
 

@@ -22,7 +22,7 @@ CHART = ROOT / "charts" / "pestfleet"
 EXAMPLE = "oude-korendijk"
 RELEASE, NAME = "fleet", "fleet-pestfleet"  # of the release, and of its objects and its session
 CLAIM = f"{NAME}-session"
-PATIENCE = 300.0  # seconds; the first pods pull their images, on a machine that may be busy
+PATIENCE = 900.0  # seconds; the first pods pull their images, on a machine that may be busy
 SMALL = {
     "requests": {"cpu": "50m", "memory": "128Mi"},
     "limits": {"cpu": "2", "memory": "512Mi"},

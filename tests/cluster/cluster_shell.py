@@ -67,7 +67,7 @@ class ClusterShell(Terminal):
             pods = self.list_pods(session, role)
             return sum(pod["status"]["phase"] == "Running" for pod in pods) == number
 
-        wait_for(look, timeout=120, what=f"{number} pods of {role}")
+        wait_for(look, timeout=400, what=f"{number} pods of {role}")
 
     def find_pod(self, session: str, role: str) -> str:
         """The name of a pod of a role, one that runs if there is one."""
@@ -87,7 +87,7 @@ class ClusterShell(Terminal):
         return {name for name in names if not name.startswith(_CLUSTERS_OWN)}
 
     def check_nothing_left(
-        self, session: str, *, but_results: bool = False, patience: float = 30.0
+        self, session: str, *, but_results: bool = False, patience: float = 240.0
     ) -> None:
         """No object of any kind; and no process of ours. What it left goes within `patience`."""
 

@@ -78,7 +78,7 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("label", "namespace", name, enforced)
     # After an outage that a test made, Kubernetes takes a while for what each namespace has.
     account = ("get", "serviceaccount", "default", f"--namespace={name}")
-    wait_for(lambda: cluster.try_kubectl(*account).returncode == 0, timeout=120, what=str(account))
+    wait_for(lambda: cluster.try_kubectl(*account).returncode == 0, timeout=400, what=str(account))
     yield name
     cluster.kubectl("delete", "namespace", name, "--wait=false")
 
@@ -192,9 +192,9 @@ def slow_session(
     docker_engine: docker.DockerClient,
     image_settings: ImageSettings,
 ) -> ChartSession:
-    """A sweep of 60 runs of a third of a second each; `CASE/sweep_in.csv` has their values."""
-    control = make_case(chart_session.shell.folder / "case", seconds=0.3, name="slow")
-    write_sweep(control.parent, runs=60)
+    """A sweep of 90 runs of half a second each; `CASE/sweep_in.csv` has their values."""
+    control = make_case(chart_session.shell.folder / "case", seconds=0.5, name="slow")
+    write_sweep(control.parent, runs=90)
     built = ensure_case_image(Case.read(control), image_settings, engine=docker_engine)
     image = images.push(docker_engine, built.reference, chart_session.images.registry)
     return dataclasses.replace(chart_session, case=image)

@@ -31,7 +31,7 @@ from node_programs import NODE, PAUSE, USERS, NodePrograms
 
 VARIABLE = "PESTFLEET_TEST_KUBECONFIG"  # the kubeconfig of a cluster to use in place of our own
 CACHE_VARIABLE = "KUBECACHEDIR"  # where kubectl, helm and skaffold keep what the API server has
-START = 90.0  # seconds
+START = 400.0  # seconds
 
 
 def find_reason_against() -> str:
@@ -92,7 +92,7 @@ class KubernetesCluster:
             return
         assert self._keeper.stdin is not None
         self._keeper.stdin.close()
-        code = self._keeper.wait(2 * node_keeper.PATIENCE)
+        code = self._keeper.wait(10 * node_keeper.PATIENCE)
         self._keeper = None
         assert code == 0, "the node's keeper could not clean up; its errors are above"
 

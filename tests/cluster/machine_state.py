@@ -13,7 +13,8 @@ _PROGRAMS = re.compile(
 )
 # Settings that are counters, or of one link, or change by themselves.
 _CHANGING = re.compile(
-    r"kernel\.(random\.|ns_last_pid|pty\.nr)|fs\.(file-nr|inode|dentry|aio-nr|quota)"
+    r"kernel\.(random\.|ns_last_pid|pty\.nr|perf_event_max_sample|hung_task_detect)"
+    r"|fs\.(file-nr|inode|dentry|aio-nr|quota)"
     r"|net\.netfilter\.nf_conntrack_count|net\.ipv[46]\.(conf|neigh)\.(?!all\.|default\.)"
 )
 _PLACES = ("/var/lib", "/var/log", "/run", "/var/lib/kubelet", "/var/lib/cni", "/run/netns")

@@ -24,7 +24,7 @@ import sys
 import time
 from pathlib import Path
 
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 READY = "ready"
 INSIDE = "inside"  # the file that says that the inner process has its mounts
 ENDED = "ended"  # the folder with a file for each program that has ended: its exit status
@@ -71,7 +71,7 @@ def keep_outside(folder: Path, name: str, network: ipaddress.IPv4Network) -> Non
         if Path("/sys/class/net", name).exists():  # a namespace goes a moment after its processes
             subprocess.run(["ip", "link", "del", name], capture_output=True, check=False)
         for group in groups:
-            _remove_group(group)
+            remove_group(group)
         shutil.rmtree(folder)
 
 
@@ -106,7 +106,7 @@ def _join_networks(unshare: int, name: str, network: ipaddress.IPv4Network) -> N
         subprocess.run(command, check=True)
 
 
-def _remove_group(group: Path) -> None:
+def remove_group(group: Path) -> None:
     """Processes that were just killed may be in it for a moment."""
     deadline = time.monotonic() + PATIENCE
     while group.exists():

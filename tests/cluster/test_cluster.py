@@ -26,7 +26,7 @@ from node_programs import PAUSE
 
 pytestmark = pytest.mark.kubernetes
 
-PATIENCE = 120.0  # seconds
+PATIENCE = 400.0  # seconds
 GREETING = "a page for whoever asks"
 # Debian's smallest Perl answers every connection with a page.
 SERVER = f"""use IO::Socket::INET; $SIG{{TERM}} = sub {{ exit 0 }};
@@ -46,7 +46,7 @@ SESSION = f"""from kubernetes_cluster import KubernetesCluster
 own = KubernetesCluster()
 own.start()
 own.kubectl("run", "pod", "--image={PAUSE}")
-own.kubectl("wait", "pod/pod", "--for=condition=Ready", "--timeout=60s")
+own.kubectl("wait", "pod/pod", "--for=condition=Ready", "--timeout=300s")
 print(own.name, own.folder, flush=True)
 input()
 own.stop()
@@ -157,7 +157,7 @@ def test_a_service_answers_by_its_name(cluster: Cluster, namespace: str, debian:
         "spec": {"selector": {"app": "web"}, "ports": ports},
     }
     create(cluster, namespace, server, service)
-    cluster.kubectl("wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=60s")
+    cluster.kubectl("wait", "pod/web", "-n", namespace, "--for=condition=Ready", "--timeout=300s")
     whole_name = f"web.{namespace}.svc.cluster.local"
 
     for number, name in enumerate(("web", whole_name)):
@@ -168,7 +168,7 @@ def test_a_service_answers_by_its_name(cluster: Cluster, namespace: str, debian:
     if cluster.own:  # this machine reaches services and pods, too
         path = "jsonpath={.spec.clusterIP}"
         address = cluster.kubectl("get", "service", "web", "-n", namespace, "-o", path)
-        with urllib.request.urlopen(f"http://{address}/", timeout=10) as page:
+        with urllib.request.urlopen(f"http://{address}/", timeout=60) as page:
             assert page.read().decode() == GREETING
 
 
@@ -227,8 +227,9 @@ def test_a_pod_on_a_fake_node_runs_until_it_is_deleted(cluster: Cluster, namespa
     pod = make_pod("fake", "not.there/at-all:1", nodeSelector=SELECTOR, tolerations=[TOLERATION])
     with run_fake_nodes(cluster.kubectl_program, cluster.kubeconfig, count=1):
         create(cluster, namespace, pod)
-        cluster.kubectl("wait", "pod/fake", "-n", namespace, "--for=condition=Ready")
-        cluster.kubectl("delete", "pod", "fake", "-n", namespace, "--timeout=60s")
+        ready = ("--for=condition=Ready", "--timeout=300s")
+        cluster.kubectl("wait", "pod/fake", "-n", namespace, *ready)
+        cluster.kubectl("delete", "pod", "fake", "-n", namespace, "--timeout=300s")
         assert cluster.kubectl("get", "pods", "-n", namespace, "-o", "name") == ""
 
 

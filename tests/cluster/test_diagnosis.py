@@ -32,7 +32,7 @@ pytestmark = pytest.mark.kubernetes
 Object = dict[str, Any]
 
 SESSION = "wells"
-PATIENCE = 120.0  # seconds
+PATIENCE = 400.0  # seconds
 SMALL = {"cpu": "10m", "memory": "16Mi"}
 NAME = "registry.test/wells:1"  # of an image that nobody pulls
 REFUSAL = "this worker has another case: 1234, not 5678"
@@ -115,6 +115,16 @@ def find_trouble(access: Access, kind: str, *, count: int = 1) -> Trouble:
     return found[0]
 
 
+def await_quota(access: Access) -> None:
+    """Until the namespace's only quota counts."""
+
+    def has_begun() -> bool:
+        (quota,) = access.find_all(access.find_path("v1", "resourcequotas"))
+        return bool(quota.get("status", {}).get("hard"))
+
+    wait_for(has_begun, timeout=PATIENCE, what="the quota")
+
+
 # -- what does not run -----------------------------------------------------------------------------
 
 
@@ -150,7 +160,9 @@ def test_where_nodes_are_added_they_are_waited_for(
 
 def test_a_quota_that_allows_3_of_5(access: Access, make: Any, debian: str) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}}
-    make({**quota, "spec": {"hard": {"limits.memory": "48Mi"}}}, make_job(debian, workers=5))
+    make({**quota, "spec": {"hard": {"limits.memory": "48Mi"}}})
+    await_quota(access)
+    make(make_job(debian, workers=5))
     trouble = find_trouble(access, "quota", count=2)
     assert trouble.message == (
         "2 of 5 workers cannot be made: the quota small allows 48 MiB (limits.memory), 48 MiB of "
@@ -233,7 +245,7 @@ def test_workers_that_run_are_no_trouble(
     cluster: Cluster, access: Access, namespace: str, make: Any, debian: str
 ) -> None:
     make(make_job(debian, workers=2))
-    ready = ("--for=condition=Ready", "--timeout=60s")
+    ready = ("--for=condition=Ready", "--timeout=300s")
     wait_for(lambda: len(access.find_all(access.find_path("v1", "pods"))) == 2, what="2 pods")
     cluster.kubectl("wait", "pod", "--all", "-n", namespace, *ready)
     before = access.calls
@@ -296,11 +308,7 @@ def test_a_launch_into_a_full_namespace(access: Access, make: Any) -> None:
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "small"}}
     make({**quota, "spec": {"hard": {"pods": "3"}}})
 
-    def has_begun() -> bool:
-        quotas = access.find_all(access.find_path("v1", "resourcequotas"))
-        return bool(quotas[0]["status"].get("hard"))
-
-    wait_for(has_begun, timeout=PATIENCE, what="the quota")
+    await_quota(access)
     (warning,) = check_launch(access, make_objects(access))
     assert warning.startswith("the quota small leaves room for 1 of 2 workers: ")
     with pytest.raises(TargetError, match="leaves room for 1 of 2 workers"):

@@ -63,10 +63,10 @@ def test_killed_at_each_object_of_a_launch(shell: ClusterShell, tmp_path: Path) 
         assert len(shell.list_objects()) >= made
         if more:
             end_hours(shell)
-            wait_for(lambda: is_gone(shell, but=CLAIM), timeout=90, what="all but claims gone")
+            wait_for(lambda: is_gone(shell, but=CLAIM), timeout=300, what="all but claims gone")
         on = ("--on", "kubernetes", "--all", "--discard-results")
         shell.run("down", *on, folder=elsewhere)
-        wait_for(lambda: is_gone(shell), timeout=30, what="all gone")
+        wait_for(lambda: is_gone(shell), timeout=240, what="all gone")
 
 
 def test_killed_while_it_builds_and_pushes(shell: ClusterShell) -> None:
@@ -194,7 +194,7 @@ def test_an_account_that_may_not(shell: ClusterShell, monkeypatch: pytest.Monkey
     before = shell.list_objects()
     shell.run(*shell.list_words(case, "pf-rich", *SWEEP))
     check_every_run_once(Session(shell.open_folder("pf-rich")), rows)
-    wait_for(lambda: shell.list_objects() == before, timeout=30, what="nothing left")
+    wait_for(lambda: shell.list_objects() == before, timeout=240, what="nothing left")
 
 
 def test_an_id_that_is_in_use(shell: ClusterShell, tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from cases import make_case, write_sweep
 from cluster_shell import ClusterShell
-from compose_shell import Command, count_runs
-from hosting import check_every_run_once
+from compose_shell import END, Command, count_runs
+from hosting import check_every_run_once, wait_for
 from pestfleet.session import Session
 from pestfleet_worker.errors import RunsFailedError, TargetError
 
@@ -71,7 +71,9 @@ def test_lost_pods_lose_no_run(shell: ClusterShell) -> None:
     shell.kubectl("delete", "pod", deleted, "--wait=false")
     command.wait_for(lambda: _list_left(command, deleted), "the end of a deleted worker")
     assert _list_left(command, deleted) == ["told to stop by a signal"]
-    evicted = shell.find_pod(SESSION, "worker")
+    joined = {event["host"] for event in command.events("worker-joined")}
+    pods = {pod["metadata"]["name"] for pod in shell.list_pods(SESSION, "worker")}
+    evicted = min(joined & pods)
     evict(shell, evicted)
     command.wait_for(lambda: _list_left(command, evicted), "the end of an evicted worker")
     shell.await_pods(SESSION, "worker", 3)
@@ -105,7 +107,7 @@ def test_the_api_server_is_away(shell: ClusterShell) -> None:
     own = shell.cluster.own
     if own is None:
         pytest.skip("another one's cluster goes on")
-    case, rows = make_sweep(shell, 300)
+    case, rows = make_sweep(shell, 400)
     command = shell.launch(case, SESSION, *SWEEP, "--workers", "2", runs=4)
     done = count_runs(shell.open_folder(SESSION))
     own.end_program("kube-apiserver")
@@ -144,7 +146,9 @@ def test_a_quota_and_a_closed_node(shell: ClusterShell) -> None:
     """Three of five workers fit, and none of them until the node is open."""
     pods = "--hard=pods=5"  # besides master and broker
     shell.kubectl("create", "quota", "small", pods)
-    case, rows = make_sweep(shell, 40)
+    quota = ("get", "quota", "small", "--output=jsonpath={.status.hard.pods}")
+    wait_for(lambda: shell.kubectl(*quota) == "5", timeout=END, what="the quota")
+    case, rows = make_sweep(shell, 80)
     more = (*SWEEP, "--workers", "5", "--min-workers")
     words = shell.list_words(case, "pf-four", *more, "4")
     said = shell.run(*words, code=TargetError.exit_code)
@@ -160,7 +164,7 @@ def test_a_quota_and_a_closed_node(shell: ClusterShell) -> None:
     finally:
         shell.cluster.kubectl("uncordon", node)
     check_finished(shell, command, rows)
-    assert len(command.events("worker-joined")) == 3
+    assert len({event["host"] for event in command.events("worker-joined")}) == 3
 
 
 def test_no_node_is_large_enough(shell: ClusterShell) -> None:

@@ -48,7 +48,7 @@ def test_an_installation_gives_the_same_bits_as_local(
 
 def check_sweep(session: ChartSession) -> None:
     """Every run was made once, whatever happened meanwhile, and has the model's own bits."""
-    rows = write_sweep(session.shell.folder / "case", runs=60)
+    rows = write_sweep(session.shell.folder / "case", runs=90)
     check_every_run_once(Session(SessionFolder(session.fetch(CLAIM, NAME))), rows)
 
 

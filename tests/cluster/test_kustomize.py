@@ -66,6 +66,6 @@ def test_manifests_alone_give_the_same_bits_as_local(
     cluster.kubectl("apply", "-k", str(folder))
     assert session.find_job("master")["metadata"]["uid"] == job
 
-    cluster.kubectl("delete", "-k", str(folder), "--timeout=120s")
+    cluster.kubectl("delete", "-k", str(folder), "--timeout=400s")
     found = cluster.try_kubectl("get", "namespace", session.shell.namespace)
     assert "not found" in found.stderr

@@ -127,7 +127,7 @@ def test_a_session_that_nobody_follows_ends_by_itself(shell: ClusterShell) -> No
     rows = write_sweep(case.parent, runs=40)
     more = ("--workers", "2", "--set", "session.keepSeconds=1")
     shell.launch(case, "pf-4", *SWEEP, *more, runs=2).kill()
-    shell.check_nothing_left("pf-4", but_results=True, patience=90)
+    shell.check_nothing_left("pf-4", but_results=True, patience=300)
     shell.run("results", "pf-4", "--fetch")
     check_every_run_once(Session(shell.open_folder("pf-4")), rows)
     assert "persistentvolumeclaim" in shell.run("down", "pf-4", "--discard-results")

@@ -21,7 +21,7 @@ from pestfleet.folder import SessionFolder
 from pestfleet.journal import read_journal
 
 SESSION, ROLE = "pestfleet.session", "pestfleet.role"
-LAUNCH, END = 120.0, 180.0  # seconds; images are built on the way
+LAUNCH, END = 400.0, 900.0  # seconds; images are built on the way, on a machine that is busy
 LINES, SHOWN = 25, 400  # of what a command wrote, and letters of a line, in a message
 
 

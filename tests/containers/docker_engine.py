@@ -20,8 +20,10 @@ from pathlib import Path
 import docker
 from docker.errors import DockerException
 
+from node_keeper import remove_group
+
 VARIABLE = "PESTFLEET_TEST_DOCKER"  # the URL of an engine to use in place of our own
-START = 60.0  # seconds
+START = 300.0  # seconds
 _CONTROL_GROUPS = Path("/sys/fs/cgroup")
 _NETWORKS = ipaddress.ip_network("10.192.0.0/10").subnets(new_prefix=16)
 
@@ -129,7 +131,7 @@ class DockerEngine:
         if self._process is not None:
             self._process.terminate()
             try:
-                self._process.wait(60)
+                self._process.wait(300)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
@@ -138,8 +140,7 @@ class DockerEngine:
         for command in reversed(self._undo):
             _run(command)
         for group in _CONTROL_GROUPS.glob(f"**/{self._name}"):
-            for folder, _, _ in os.walk(group, topdown=False):
-                Path(folder).rmdir()
+            remove_group(group)
         shutil.rmtree(self.folder)
 
     def _answers(self) -> bool:

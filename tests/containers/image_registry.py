@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rabbitmq import find_free_port
 
-START = 30.0  # seconds
+START = 120.0  # seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,28 +30,40 @@ class Registry:
 @contextmanager
 def run_registry(folder: Path) -> Iterator[Registry]:
     """A registry while the block runs; its data are in the folder."""
-    address = f"127.0.0.1:{find_free_port()}"  # engines use one on loopback without TLS
     settings = folder / "registry.yml"
-    settings.write_text(
-        "version: 0.1\nlog: {level: error}\n"
-        f"storage: {{filesystem: {{rootdirectory: {folder / 'registry'}}}}}\n"
-        f"http: {{addr: {address}}}\n"
-    )
     command = ("docker-registry", "serve", str(settings))
-    process = subprocess.Popen(
-        ["setpriv", "--pdeathsig", "TERM", *command],  # it ends when the tests are killed
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    deadline = time.monotonic() + START
+    while True:
+        address = f"127.0.0.1:{find_free_port()}"  # engines use one on loopback without TLS
+        settings.write_text(
+            "version: 0.1\nlog: {level: error}\n"
+            f"storage: {{filesystem: {{rootdirectory: {folder / 'registry'}}}}}\n"
+            f"http: {{addr: {address}}}\n"
+        )
+        process = subprocess.Popen(
+            ["setpriv", "--pdeathsig", "TERM", *command],  # it ends when the tests are killed
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        if _serves(process, address, deadline):
+            break
     try:
-        deadline = time.monotonic() + START
-        while not _answers(f"http://{address}/v2/"):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
         yield Registry(address, folder / "registry", command)
     finally:
         process.terminate()
         process.wait()
+
+
+def _serves(process: subprocess.Popen[bytes], address: str, deadline: float) -> bool:
+    """Wait until it answers; False when it ended: another took its port meanwhile."""
+    while process.poll() is None:
+        if _answers(f"http://{address}/v2/"):
+            return process.poll() is None
+        if time.monotonic() > deadline:
+            process.kill()
+        time.sleep(0.05)
+    assert time.monotonic() < deadline, "the registry does not start"
+    return False
 
 
 def _answers(url: str) -> bool:

@@ -49,7 +49,7 @@ def test_images_by_hand(
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # the builder that the fixtures have used before
     done = subprocess.run(
         ["sh", "-c", f"set -e; {read_words(root)[0]}"],
-        cwd=clone, capture_output=True, text=True, timeout=400, check=False,
+        cwd=clone, capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for role in ("worker", "master", "tunnel"):
@@ -70,7 +70,7 @@ def test_by_hand(shell: Shell, each_compose: str, clone: Path, root: Path) -> No
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=180,
+            timeout=900,
             check=False,
         )
         assert done.returncode == 0, f"{line}:\n{done.stdout}"

@@ -11,7 +11,7 @@ from pestfleet.session import Session
 
 pytestmark = pytest.mark.docker
 
-RUNS = 120
+RUNS = 180
 SESSION = "pf-harm"
 
 
@@ -40,7 +40,7 @@ def test_killed_containers_lose_no_run(shell: Shell, compose_v1: None) -> None:
 
 
 def test_scale_up_and_down(shell: Shell, each_compose: str) -> None:
-    command, rows = launch(shell, "--workers", "1", runs=110)
+    command, rows = launch(shell, "--workers", "1", runs=200)
 
     def find_workers() -> list[str]:
         return [

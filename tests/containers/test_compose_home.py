@@ -52,11 +52,12 @@ def test_any_user_and_a_master_here(
 
 def test_kill_of_a_master_here(shell: Shell, compose_v1: None) -> None:
     case = make_case(shell.folder / "case", seconds=0.3)
-    rows = write_sweep(case.parent, runs=40)
+    rows = write_sweep(case.parent, runs=150)
     how = ("--engine", "sweep", "--no-cache", "--workers", "2", "--session", "pf-home")
     shell.launch("run", str(case), "--on", "compose", "--master", "here", *how, runs=6).kill()
     assert "died" in shell.run("status", "pf-home")
-    resumed = shell.launch("resume", "pf-home", runs=8)
+    resumed = shell.start("resume", "pf-home", "--json")
+    resumed.wait_for(lambda: resumed.events("start"), "its master")
     resumed.kill()
     planned = shell.run("down", "pf-home", "--dry-run")
     said = shell.run("down", "pf-home")

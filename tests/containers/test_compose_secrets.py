@@ -30,7 +30,7 @@ class Running:
 
     def __init__(self, shell: Shell, *words: str) -> None:
         case = make_case(shell.folder / "case", seconds=0.3)
-        write_sweep(case.parent, runs=400)
+        write_sweep(case.parent, runs=5000)
         how = ("--on", "compose", "--engine", "sweep", "--no-cache", "--session", SESSION)
         self.shell = shell
         self.command = shell.launch(
@@ -105,7 +105,8 @@ def check_secrecy(running: Running) -> None:
                 )
     files = [path for path in shell.folder.rglob("*") if path.is_file()]
     for path in files:
-        leaks += running.find_leaks(str(path), path.read_text(errors="replace"))
+        with suppress(FileNotFoundError):  # a state that is just written has another name
+            leaks += running.find_leaks(str(path), path.read_text(errors="replace"))
     assert leaks == []
 
 

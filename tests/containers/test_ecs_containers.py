@@ -140,7 +140,7 @@ def test_the_broker_runs_as_it_is_registered(open_task: Callable[[str], Volumes]
     task = open_task("broker")
     task.unpack(make_credentials(Choices("s1"), parts=["broker"])["broker"])
     broker = task.run("broker")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 400
     # The port is open a moment before the broker says that its start is complete.
     while b"completed with 0 plugins" not in broker.logs():
         broker.reload()

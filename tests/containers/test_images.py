@@ -50,7 +50,7 @@ def run_container(
         container.remove(force=True, v=True)
 
 
-def wait_for(condition: Callable[[], Any], container: Container, timeout: float = 60.0) -> None:
+def wait_for(condition: Callable[[], Any], container: Container, timeout: float = 300.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, container.logs().decode()
@@ -59,7 +59,7 @@ def wait_for(condition: Callable[[], Any], container: Container, timeout: float 
 
 def finish(container: Container) -> str:
     """What it wrote, after it has ended with exit code 0."""
-    code = container.wait(timeout=120)["StatusCode"]
+    code = container.wait(timeout=600)["StatusCode"]
     text: str = container.logs().decode()
     assert code == 0, text
     return text
@@ -300,7 +300,7 @@ def test_health(
         docker_engine, image, ["--", "sleep", "600"], entrypoint="tini", **WRITABLE
     ) as container:
         assert execute(container, *check[1:])[0] == 1
-        for age, code in (("10 seconds ago", 0), ("2 minutes ago", 1)):
+        for age, code in (("now", 0), ("2 minutes ago", 1)):
             mend = f"mkdir -p {Path(path).parent} && touch -d '{age}' {path}"
             assert execute(container, "sh", "-c", mend) == (0, "")
             assert execute(container, *check[1:])[0] == code
@@ -336,7 +336,7 @@ def test_a_worker_is_healthy_at_a_broker_and_leaves_when_told(
     ) as container:
         wait_for(lambda: execute(container, *check)[0] == 0, container)
 
-        container.stop(timeout=30)
+        container.stop(timeout=120)
 
         assert container.wait()["StatusCode"] == SENT_AWAY, container.logs().decode()
 
@@ -379,7 +379,7 @@ def test_three_containers_without_rights_make_a_session(
             **shared,
         ) as worker,
     ):
-        code = master.wait(timeout=180)["StatusCode"]
+        code = master.wait(timeout=600)["StatusCode"]
         assert code == 0, f"{master.logs().decode()}\n{worker.logs().decode()}"
         # The worker's code says that the session is over.
         finish(worker)

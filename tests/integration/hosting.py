@@ -59,7 +59,7 @@ def host_sweep(case: Path, root: Path, *, broker_url: str = "", **choices: Any) 
     return Hosted(session, broker_url=broker_url)
 
 
-def wait_for(condition: Callable[[], Any], *, timeout: float = 30.0, what: str = "") -> None:
+def wait_for(condition: Callable[[], Any], *, timeout: float = 120.0, what: str = "") -> None:
     """Wait until a condition holds; fails the test when it does not in time."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -102,7 +102,7 @@ def _remove(local: Session | None, remote: RemoteSession, *, discard_results: bo
     if local is not None and local.folder.running:
         name = local.name
         click.echo(f"session {name} is followed by a process here, which is asked to end it")
-        local.stop(timeout=90.0)
+        local.stop(timeout=90.0)  # without it, what it made is removed all the same
     return remote.down(discard_results=discard_results)
 
 

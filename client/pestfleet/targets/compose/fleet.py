@@ -25,7 +25,7 @@ from pestfleet_worker.errors import SessionError, TargetError
 # How the Docker engine says no, or does not answer.
 TROUBLE = (docker.errors.APIError, requests.exceptions.RequestException)
 STOP_GRACE = {"worker": 30, "master": 60, "broker": 20}  # seconds
-REMOVAL_PATIENCE = 10.0  # seconds for what is still in use
+REMOVAL_PATIENCE = 60.0  # seconds for what is still in use
 SESSION_VOLUME = "session"
 _FETCHED = ("case", "session.json", "state.json", "journal.jsonl", "master.log", "results", "kits")
 _KEPT = ("case", "session.json")  # as they were at launch: what is here is not overwritten
