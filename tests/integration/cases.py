@@ -8,22 +8,29 @@ from pathlib import Path
 # The model appends a line to $COUNTER, if set, so that a test can count the runs that were made.
 _MODEL = """#!/bin/sh
 [ -z "$COUNTER" ] || echo run >> "$COUNTER"
-sleep {seconds}
+{wait}sleep {seconds}
 awk '{{ x = x * 0 + $1; printf "%.17g\\n", x * x + NR }}' input.dat > output.dat
 """
 
 
 def make_case(
-    folder: Path, *, parameters: int = 3, seconds: float = 0.0, model: str = "", name: str = "small"
+    folder: Path,
+    *,
+    parameters: int = 3,
+    seconds: float = 0.0,
+    gate: Path | None = None,
+    model: str = "",
+    name: str = "small",
 ) -> Path:
     """A case whose observation i is `parameter_i ** 2 + i`; returns its control file.
 
-    `seconds`: how long the model sleeps. `model`: a shell script instead of the default one,
-    which is written as `model.sh`.
+    `seconds`: how long the model sleeps. `gate`: it waits before until this file is there.
+    `model`: a shell script instead of the default one, which is written as `model.sh`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     script = folder / "model.sh"
-    script.write_text(model or _MODEL.format(seconds=seconds))
+    wait = f"while [ ! -e '{gate}' ]; do sleep 0.05; done\n" if gate else ""
+    script.write_text(model or _MODEL.format(seconds=seconds, wait=wait))
     script.chmod(0o755)
     names = [f"p{number}" for number in range(1, parameters + 1)]
     (folder / "input.tpl").write_text(

@@ -43,11 +43,12 @@ class FreezingProxy:
         while True:
             try:
                 data = source.recv(65536)
+                if not data:
+                    if not self._frozen.is_set():
+                        sink.shutdown(socket.SHUT_WR)
+                    return
                 if self._frozen.is_set():
                     continue  # swallowed; the connection stays open
-                if not data:
-                    sink.shutdown(socket.SHUT_WR)
-                    return
                 sink.sendall(data)
             except OSError:
                 return

@@ -26,7 +26,7 @@ from pestfleet_worker.processes import SLOT_MARK, WORKER_MARK, find_marked
 
 TOKEN = "a-token-of-this-session-1234"
 MARK = "test-session/w-1/0123"
-PATIENCE = 15.0
+PATIENCE = 60.0
 CASE = CaseSpec("c", "", ("p",), ("o",), (), (FilePair("o.ins", "out.dat"),), ("./model",))
 QUICK = Backoff(first=0.05, longest=0.2, healthy=60.0)
 
@@ -224,8 +224,9 @@ def test_an_agent_that_lived_long_comes_back_at_once(master: Master, source: Pat
 
 
 def test_agents_wait_for_the_masters_end(source: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    probe = socket.socket()  # it holds the port, and does not listen
+    probe.bind(("127.0.0.1", 0))
+    port = probe.getsockname()[1]
     spec = AgentSpec(("agent", "c.pst", "{host}", "{port}"), "127.0.0.1", port, TOKEN)
     with supervised(make_supervisor(spec, source)) as supervisor:
         wait_until(lambda: "cannot be reached" in supervisor.agents()[0].trouble)
@@ -233,6 +234,7 @@ def test_agents_wait_for_the_masters_end(source: Path) -> None:
         assert supervisor.states()[0].run is None
         with closing(Master()) as master:
             master.relay.port = port
+            probe.close()
             master.relay.start()
             wait_until(lambda: len(master.agents) == 1)
 

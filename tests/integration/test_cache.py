@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -304,11 +303,9 @@ def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch)
             f"s3://bucket/x?endpoint=http://127.0.0.1:{silent.getsockname()[1]}",
             on_warning=[].append,
         )
-        began = time.monotonic()
         runs = CachedRuns(cache, SPEC, platform="linux/x86_64")
         assert [runs.lookup(pack_vector([n])) for n in range(50)] == [None] * 50
-        assert taken
-        assert time.monotonic() - began < 60  # 50 answers waited for would take longer
+        assert 0 < len(taken) < 50  # it is not asked for each run
     finally:
         silent.shutdown(socket.SHUT_RDWR)
         silent.close()

@@ -60,7 +60,7 @@ def test_kill_of_the_master_and_resume(tmp_path: Path, sessions: Path, engine: s
     """No finished run is made again, and the final files are those of an undisturbed session."""
     case = make_ies_case(tmp_path / "case", seconds=0.1)
     calm = host(case, sessions, engine)
-    assert calm.wait(120).error is None
+    assert calm.wait(240).error is None
 
     counter = tmp_path / "counter"
     words = ("run", "case", "--engine", engine, "--workers", "2", "--session", "s", "--no-cache")
@@ -74,7 +74,7 @@ def test_kill_of_the_master_and_resume(tmp_path: Path, sessions: Path, engine: s
     finished = {e["parameters"] for e in session.events() if e["event"] == "run"}
     made = count_lines(counter)
     again = start_command("resume", "s", folder=tmp_path, counter=counter)
-    output, _ = again.communicate(timeout=120)
+    output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output.decode()
     runs = [event["parameters"] for event in session.events() if event["event"] == "run"]
     assert len(runs) == len(set(runs)), "a finished run was made again"
@@ -82,22 +82,26 @@ def test_kill_of_the_master_and_resume(tmp_path: Path, sessions: Path, engine: s
     assert result_files(session) == result_files(calm.session)
 
 
+def _list_sound(hosted: Hosted, hurt: set[int]) -> list[int]:
+    return [w["process"] for w in hosted.workers() if w["process"] not in hurt]
+
+
 @pytest.mark.pestpp
 def test_harm_to_workers_costs_no_realization(tmp_path: Path, sessions: Path) -> None:
     case = make_ies_case(tmp_path / "case", seconds=0.2)
     calm = host(case, sessions, "pestpp-ies")
-    assert calm.wait(120).error is None
+    assert calm.wait(240).error is None
     harmed = host(case, sessions, "pestpp-ies")
     chance = random.Random(4)
     hurt: set[int] = set()
     for done, harm in ((3, signal.SIGKILL), (8, signal.SIGSTOP), (16, signal.SIGKILL)):
-        wait_for(lambda done=done: harmed.done() >= done, timeout=60)
-        wait_for(lambda: [w for w in harmed.workers() if w["process"] not in hurt])
-        alive = [w["process"] for w in harmed.workers() if w["process"] not in hurt]
+        wait_for(lambda done=done: harmed.done() >= done, timeout=240)
+        alive: list[int] = []
+        wait_for(lambda alive=alive: alive.extend(_list_sound(harmed, hurt)) or alive)
         victim = chance.choice(alive)
         hurt.add(victim)
         send_signal(victim, harm)
-    outcome = harmed.wait(180)
+    outcome = harmed.wait(400)
     assert outcome.error is None
     assert result_files(harmed.session) == result_files(calm.session)
 
@@ -106,7 +110,7 @@ def test_harm_to_workers_costs_no_realization(tmp_path: Path, sessions: Path) ->
 def test_the_engine_s_own_agents_give_the_same(tmp_path: Path, sessions: Path) -> None:
     case = make_ies_case(tmp_path / "case", seconds=0.0)
     queue = host(case, sessions, "pestpp-swp")
-    assert queue.wait(60).error is None
+    assert queue.wait(240).error is None
     agents = host(case, sessions, "pestpp-swp", mode="agent")
     assert agents.wait(240).error is None
     name = "sweep_out.csv"
@@ -122,12 +126,12 @@ awk '{ printf "%.17g\\n", $1 * $1 + NR }' input.dat > output.dat
 """
     case = make_case(tmp_path / "case", model=model)
     write_sweep(case.parent, runs=20)
-    hosted = host(case, sessions, "pestpp-swp", run_seconds=1.0)
-    outcome = hosted.wait(90)
+    hosted = host(case, sessions, "pestpp-swp", run_seconds=5.0)
+    outcome = hosted.wait(240)
     assert outcome.error is not None and outcome.error.exit_code == 5
     runs = [e for e in hosted.session.events() if e["event"] == "run" and "failure" in e]
     assert {run["failure"]["reason"] for run in runs} == {"time-limit"}
-    assert "waiting for nothing" in runs[0]["failure"]["log"]
+    assert any("waiting for nothing" in run["failure"]["log"] for run in runs)
 
 
 @pytest.mark.parametrize("engine", ["beopest", "pest_hp"])
@@ -140,23 +144,23 @@ def test_a_stand_in_with_its_own_agents(
     case = make_case(tmp_path / "case", seconds=0.05)
     write_sweep(case.parent, runs=40)
     hosted = host(case, sessions, engine)
-    outcome = hosted.wait(120)
+    outcome = hosted.wait(240)
     assert outcome.error is None, outcome.error
     assert outcome.summary["files"]
-    wait_for(lambda: not processes_of(sessions), timeout=15, what="all agents gone")
+    wait_for(lambda: not processes_of(sessions), timeout=60, what="all agents gone")
 
 
 def test_the_cache_spares_runs_of_another_session(tmp_path: Path, sessions: Path) -> None:
     case = make_case(tmp_path / "case", seconds=0.01)
     write_sweep(case.parent, runs=30)
     first = host(case, sessions, "sweep", cache="")
-    assert first.wait(60).error is None
+    assert first.wait(240).error is None
     second = host(case, sessions, "sweep", cache="")
-    assert second.wait(60).error is None
+    assert second.wait(240).error is None
     assert [e for e in second.session.events() if e["event"] == "run"] == []
     assert result_files(first.session) == result_files(second.session)
     third = host(case, sessions, "sweep", cache="none")
-    assert third.wait(60).error is None
+    assert third.wait(240).error is None
     assert len([e for e in third.session.events() if e["event"] == "run"]) == 30
 
 
@@ -169,7 +173,7 @@ def test_the_engine_s_port_is_shut(tmp_path: Path, sessions: Path) -> None:
     listening = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
     assert "pestpp" not in listening
     hosted.master.interrupt()
-    hosted.wait(30)
+    hosted.wait(120)
 
 
 @pytest.mark.pestpp

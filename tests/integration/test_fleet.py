@@ -40,14 +40,14 @@ from pestfleet_worker.messages import (
 from pestfleet_worker.outbox import Outbox
 
 SPEC = CaseSpec("case", "d" * 64, ("p",), ("o",), (), (), ("model",))
-CONFIG = RunConfig("s", "queue", SPEC, Limits(), "/case", heartbeat=0.1, master_timeout=5.0)
+CONFIG = RunConfig("s", "queue", SPEC, Limits(), "/case", heartbeat=0.5, master_timeout=5.0)
 
 
 def announce(worker: str, *, digest: str = "", slots: int = 2) -> Announce:
     return Announce(worker, "host", 7, slots, "linux/x86_64", {}, digest)
 
 
-def wait_for(condition: Callable[[], Any], *, timeout: float = 15.0) -> None:
+def wait_for(condition: Callable[[], Any], *, timeout: float = 60.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, condition
@@ -286,6 +286,7 @@ def test_a_broker_that_forgot_everything_gets_the_runs_again(told: Told) -> None
     wait_for(lambda: len(answers) == 1)
     hand.close()
     old.stop()
+    wait_for(lambda: fleet.broker_trouble is not None)
     new = EmbeddedBroker(port=old.port, password="secret")
     wait_for(lambda: _starts(new))
     wait_for(lambda: fleet.broker_trouble is None)
@@ -373,7 +374,7 @@ def test_a_broker_that_is_away_does_not_make_workers_lost(
     assert fleet.slots == 2
     broker.start()
     wait_for(lambda: fleet.slots == 0)  # now it could be heard, and is not
-    assert told.list == [("joined", "w"), ("left", "w", "silent for 1 s")]
+    assert told.list == [("joined", "w"), ("left", "w", "silent for 3 s")]
 
 
 class Reception:
@@ -449,7 +450,7 @@ def test_who_hears_of_an_event_may_look_at_the_desk_from_another_thread() -> Non
     def look(*_: object) -> None:
         thread = threading.Thread(target=lambda: seen.append(len(desk.workers)), daemon=True)
         thread.start()
-        thread.join(2)
+        thread.join(30)
 
     events = DeskEvents(look, look, look)
     desk = Desk(CONFIG, lambda *_: None, events)
@@ -485,7 +486,7 @@ def test_an_outbox_goes_on_after_any_number_of_failures(
     wait_for(lambda: outbox._failures > 5000)
     assert outbox.trouble is not None and "refused" in outbox.trouble[1]
     broker.start()
-    assert ticket.wait(10)
+    assert ticket.wait(120)
     assert outbox.trouble is None
     assert outbox.close()
 
@@ -503,21 +504,21 @@ def test_an_outbox_survives_what_it_does_not_expect(
         make_letters(connection)
 
     outbox = Outbox(broker.url, on_connect=fail_at_first)
-    assert outbox.publish(parcel("a")).wait(10)
+    assert outbox.publish(parcel("a")).wait(120)
     assert len(calls) == 3
     assert outbox.close()
 
 
 def test_a_refused_message_is_sent_again_after_a_pause(broker: EmbeddedBroker) -> None:
     outbox = Outbox(broker.url, on_connect=make_letters)
-    assert outbox.publish(parcel("a")).wait(10)
+    assert outbox.publish(parcel("a")).wait(120)
     ticket = outbox_module.Ticket(parcel("b"))
     outbox._unconfirmed[77] = ticket
     with pytest.raises(ConnectionError, match="refused a message"):
         outbox._on_nack(77, False)
     assert list(outbox._waiting) == [ticket]
     outbox._wake()
-    assert ticket.wait(10)
+    assert ticket.wait(120)
     assert outbox.close()
 
 
@@ -527,7 +528,7 @@ def test_a_queue_that_is_not_there_confirms_nothing(broker: EmbeddedBroker) -> N
     assert not ticket.wait(0.5)
     with Connection(broker.url) as connection:
         connection.channel().queue_declare("nowhere", durable=True, auto_delete=False)
-    assert ticket.wait(10)
+    assert ticket.wait(120)
     assert outbox.close()
 
 

@@ -29,7 +29,7 @@ def test_a_failed_run_can_be_made_again_by_hand(
     case = make_case(tmp_path / "case", model=MODEL)
     rows = write_sweep(case.parent, runs=8)
     hosted = host_sweep(case, sessions, broker_url=broker_url, workers=2)
-    hosted.wait(60)
+    hosted.wait(240)
     session = hosted.session
     failed = session.runs(failed=True)
     assert list(failed["kit"]) == [True] * 3
@@ -70,7 +70,7 @@ sleep 60
     case = make_case(tmp_path / "case", model=model)
     write_sweep(case.parent, runs=1)
     hosted = host_sweep(case, sessions, workers=1)
-    hosted.wait(90)
+    hosted.wait(240)
     (failed,) = hosted.session.runs(failed=True).to_dict("records")
     assert (failed["reason"], failed["kit"]) == ("killed-worker", False)
     result = CliRunner().invoke(cli, ["fetch", "last", "--sessions", str(sessions)])

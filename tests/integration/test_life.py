@@ -61,22 +61,24 @@ def processes_of(folder: Path) -> list[str]:
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            text = (process / "cmdline").read_bytes() + (process / "environ").read_bytes()
+            line = (process / "cmdline").read_bytes()
+            text = line + (process / "environ").read_bytes()
             place = str((process / "cwd").readlink())
         except OSError:
             continue
         if str(folder).encode() in text or place.startswith(str(folder)):
-            found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            found.append(line.replace(b"\0", b" ").decode(errors="replace"))
     return found
 
 
 def test_kill_of_the_master_leaves_no_process_and_a_readable_journal(tmp_path: Path) -> None:
     rows_wanted = 200
     master = start_sweep(tmp_path, runs=rows_wanted, seconds=0.1)
-    wait_for(lambda: count_lines(tmp_path / "counter") > 30)
+    journal = tmp_path / "pestfleet-sessions" / "s" / "journal.jsonl"
+    wait_for(lambda: journal.exists() and journal.read_text().count('"event":"run"') > 20)
     master.kill()
     master.communicate()
-    wait_for(lambda: not processes_of(tmp_path), timeout=30, what="all processes gone")
+    wait_for(lambda: not processes_of(tmp_path), timeout=90, what="all processes gone")
 
     session = Session.open("s", root=tmp_path / "pestfleet-sessions")
     assert session.status()["state"] == "died"
@@ -85,7 +87,7 @@ def test_kill_of_the_master_leaves_no_process_and_a_readable_journal(tmp_path: P
 
     made = count_lines(tmp_path / "counter")
     again = start_command("resume", "s", folder=tmp_path, counter=tmp_path / "counter")
-    output, _ = again.communicate(timeout=120)
+    output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output.decode()
     assert session.status()["state"] == "finished"
     # Each run that was finished counts as made; those in hand when the master died are repeated.
@@ -98,11 +100,11 @@ def test_a_signal_stops_clean(tmp_path: Path, number: signal.Signals) -> None:
     master = start_sweep(tmp_path, runs=500, seconds=0.1)
     wait_for(lambda: count_lines(tmp_path / "counter") > 10)
     master.send_signal(number)
-    output, _ = master.communicate(timeout=30)
+    output, _ = master.communicate(timeout=240)
     assert master.returncode == 130, output.decode()
     assert "pestfleet resume s" in output.decode()
     assert "Traceback" not in output.decode()
-    wait_for(lambda: not processes_of(tmp_path), timeout=10, what="all processes gone")
+    wait_for(lambda: not processes_of(tmp_path), timeout=60, what="all processes gone")
     session = Session.open("s", root=tmp_path / "pestfleet-sessions")
     assert session.status()["state"] == "stopped"
     assert not (session.path / "slots").exists()
@@ -112,33 +114,35 @@ def test_stop_from_another_process(tmp_path: Path) -> None:
     master = start_sweep(tmp_path, runs=500, seconds=0.1)
     wait_for(lambda: count_lines(tmp_path / "counter") > 10)
     stop = start_command("stop", "s", folder=tmp_path)
-    output, _ = stop.communicate(timeout=30)
+    output, _ = stop.communicate(timeout=240)
     assert stop.returncode == 0, output.decode()
-    master.communicate(timeout=30)
+    master.communicate(timeout=240)
     assert master.returncode == 130
 
 
 def test_status_while_it_runs(tmp_path: Path) -> None:
-    master = start_sweep(tmp_path, runs=100, seconds=0.5)
+    master = start_sweep(tmp_path, runs=600, seconds=0.5)
     wait_for(lambda: count_lines(tmp_path / "counter") > 4)
-    status = Session.open("s", root=tmp_path / "pestfleet-sessions").status()
-    assert status["state"] == "running"
-    assert {worker["name"] for worker in status["workers"]} == {"local-1", "local-2"}
+    read = Session.open("s", root=tmp_path / "pestfleet-sessions").status
+    wait_for(
+        lambda: {worker["name"] for worker in read().get("workers", ())} == {"local-1", "local-2"}
+    )
+    assert read()["state"] == "running"
     second = start_command("resume", "s", folder=tmp_path)
-    output, _ = second.communicate(timeout=30)
+    output, _ = second.communicate(timeout=240)
     assert second.returncode == 8
     assert "session s is running" in output.decode()
     master.send_signal(signal.SIGINT)
-    master.communicate(timeout=30)
+    master.communicate(timeout=240)
 
 
 def test_a_stopped_session_goes_on(tmp_path: Path, sessions: Path, broker_url: str) -> None:
     case = make_case(tmp_path / "case", seconds=0.03)
-    rows = write_sweep(case.parent, runs=100)
+    rows = write_sweep(case.parent, runs=300)
     hosted = host_sweep(case, sessions, broker_url=broker_url, workers=2, session="s")
     wait_for(lambda: hosted.done() > 20)
     hosted.master.interrupt()
-    outcome = hosted.wait(30)
+    outcome = hosted.wait(120)
     assert isinstance(outcome.error, Interrupted)
     wait_for(lambda: not marked_processes(hosted.session), what="model processes gone")
     # The user's folder may change meanwhile; the session has the case as it was.
@@ -156,7 +160,7 @@ def test_a_late_worker_takes_part_and_a_cut_off_one_loses_nothing(
     late = None
     try:
         case = make_case(tmp_path / "case", seconds=0.1)
-        rows = write_sweep(case.parent, runs=200)
+        rows = write_sweep(case.parent, runs=300)
         hosted = host_sweep(case, sessions, broker_url=broker.url, workers=1)
         wait_for(lambda: hosted.done() > 5)
         late = subprocess.Popen(
@@ -169,10 +173,10 @@ def test_a_late_worker_takes_part_and_a_cut_off_one_loses_nothing(
             worker["name"] == "late" and worker["finished"] > 3 for worker in hosted.workers()
         ))  # fmt: skip
         proxy.freeze()  # no packet comes through any more, and nobody is told
-        assert hosted.wait(90).error is None
+        assert hosted.wait(240).error is None
         check_every_run_once(hosted.session, rows)
         send_signal(late.pid, signal.SIGTERM)
-        late.wait(30)
+        late.wait(120)
     finally:
         proxy.close()
         broker.stop()
@@ -192,7 +196,7 @@ def test_a_worker_whose_image_holds_another_case_is_refused(
         broker, url = None, broker_url
     try:
         case = make_case(tmp_path / "case", seconds=0.05)
-        write_sweep(case.parent, runs=1000)
+        write_sweep(case.parent, runs=5000)
         hosted = host_sweep(case, sessions, broker_url=url, workers=1)
         wait_for(lambda: hosted.done() > 1)
         stranger = subprocess.run(
@@ -201,14 +205,14 @@ def test_a_worker_whose_image_holds_another_case_is_refused(
             env={**os.environ, "PESTFLEET_BROKER": url},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
             check=False,
         )  # fmt: skip
         assert stranger.returncode == 10
         assert "its image holds case 000000000000, this session's case is" in stranger.stderr
         wait_for(lambda: any(event["event"] == "worker-refused" for event in hosted.events))
         hosted.master.interrupt()
-        hosted.wait(30)
+        hosted.wait(120)
     finally:
         if broker is not None:
             broker.stop()
@@ -221,8 +225,9 @@ def test_workers_that_cannot_come_end_the_session_with_the_reason(
     write_sweep(case.parent, runs=10)
     scratch = tmp_path / "scratch"
     scratch.write_text("a file where a folder should be")
+    monkeypatch.setattr("pestfleet.targets.local.EARLY", 120.0)  # however slow the machine
     hosted = host_sweep(case, sessions, workers=1, scratch=str(scratch))
-    outcome = hosted.wait(60)
+    outcome = hosted.wait(240)
     assert isinstance(outcome.error, TargetError)
     assert "worker local-1 ended with exit code" in outcome.error.message
     assert hosted.session.status()["state"] == "failed"
@@ -231,7 +236,7 @@ def test_workers_that_cannot_come_end_the_session_with_the_reason(
 def test_cancelling_kills_the_model_that_runs(
     tmp_path: Path, sessions: Path, broker_url: str
 ) -> None:
-    case = make_case(tmp_path / "case", seconds=60)
+    case = make_case(tmp_path / "case", seconds=600)
     write_sweep(case.parent, runs=2)
     hosted = host_sweep(case, sessions, broker_url=broker_url, workers=2)
 
@@ -243,6 +248,6 @@ def test_cancelling_kills_the_model_that_runs(
     wait_for(lambda: count_busy_slots() == 2, what="two models run")
     assert marked_processes(hosted.session)
     hosted.master._fleet.cancel(range(1, 3))  # type: ignore[union-attr]
-    wait_for(lambda: not marked_processes(hosted.session), timeout=10, what="no model runs")
+    wait_for(lambda: not marked_processes(hosted.session), timeout=60, what="no model runs")
     hosted.master.interrupt()
-    hosted.wait(30)
+    hosted.wait(120)

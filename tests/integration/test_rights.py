@@ -93,23 +93,24 @@ def start_worker(setting: Setting, folder: Path, name: str) -> subprocess.Popen[
 def test_a_session_with_workers_of_the_least_rights(
     tmp_path: Path, sessions: Path, setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = make_case(tmp_path / "case", seconds=0.05)
-    rows = write_sweep(case.parent, runs=80)
+    case = make_case(tmp_path / "case", seconds=0.1)
+    rows = write_sweep(case.parent, runs=300)
     session = create_session(case, engine="sweep", root=sessions, session=SESSION, own_broker=False)
     monkeypatch.setattr(master_module, "make_target", lambda name, plan: JoiningTarget(plan))
     # They come before the session is open, and wait for it.
     workers = [start_worker(setting, tmp_path, name) for name in ("one", "two")]
     try:
         hosted = Hosted(session, broker_url=setting.master)
-        wait_for(lambda: hosted.done() > 10, what="ten runs")
-        assert all((tmp_path / name / "alive").exists() for name in ("one", "two"))
+        alive = [tmp_path / name / "alive" for name in ("one", "two")]
+        wait_for(lambda: hosted.done() > 10 and all(map(Path.exists, alive)), what="ten runs")
         workers[0].terminate()  # its runs in hand are given back
-        assert workers[0].wait(30) == 12
+        assert workers[0].wait(120) == 12
         assert not (tmp_path / "one" / "alive").exists()
         workers.append(start_worker(setting, tmp_path, "three"))
-        assert hosted.wait(90).error is None
+        wait_for(lambda: len(hosted.workers()) == 2, what="the third worker")
+        assert hosted.wait(240).error is None
         check_every_run_once(session, rows)
-        assert [worker.wait(30) for worker in workers] == [12, 0, 0]
+        assert [worker.wait(120) for worker in workers] == [12, 0, 0]
     finally:
         for worker in workers:
             worker.kill()
@@ -282,7 +283,7 @@ def test_a_worker_of_another_authority_says_so_and_goes_on_trying(
         assert "worker:" not in log.read_text(), "a password"
     finally:
         worker.terminate()
-        worker.wait(30)
+        worker.wait(120)
 
 
 def test_credentials_of_another_session_are_told_at_once(setting: Setting) -> None:

@@ -45,8 +45,8 @@ def dial(host: str, port: int, send: bytes = b"") -> str:
     return f"""
 import socket
 try:
-    with socket.create_connection(({host!r}, {port}), 3) as connection:
-        connection.settimeout(3)
+    with socket.create_connection(({host!r}, {port}), 10) as connection:
+        connection.settimeout(10)
         connection.sendall({send!r})
         print(connection.recv(100))
 except OSError as error:
@@ -172,6 +172,7 @@ def test_a_second_tunnel_waits_for_the_port(site: Site, greeter: None) -> None:
             first.process.send_signal(signal.SIGTERM)
             second.wait_connected()
             assert second.said().count("still held") == 1, "the same is told once"
+            assert first.process.wait(PATIENCE) == 130
             second.process.kill()
             second.process.wait(PATIENCE)
     assert first.process.returncode == 130
@@ -487,4 +488,4 @@ def test_a_calibration_outlives_three_cuts(
     assert set(left) <= {"the session is over"}
     values = read_par(next((calibration.session / "results").glob("small.par"))).values
     assert [value.value for value in values] == pytest.approx([10**0.5] * 6, rel=near)
-    assert find_marked(WORKER_MARK, SESSION) == []
+    wait_for(lambda: not find_marked(WORKER_MARK, SESSION), what="no process of ours")

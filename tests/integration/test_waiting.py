@@ -65,7 +65,7 @@ def test_a_worker_with_a_wrong_password_gives_up(
     tmp_path: Path, broker: EmbeddedBroker, workers: Any
 ) -> None:
     worker = workers(broker.url.replace("pestfleet:", "pestfleet:x"), "s")
-    assert worker.wait(30) == REFUSED
+    assert worker.wait(120) == REFUSED
     log = (tmp_path / "w0.log").read_text()
     assert "the broker refuses us: " in log.splitlines()[-1]
     assert "check the user, the password" in log.splitlines()[-1]
@@ -82,19 +82,19 @@ def test_a_worker_that_is_refused_in_the_middle_gives_up(
     wait_for(lambda: hosted.done() > 3)
     broker.password = "another"
     broker.drop_connections()
-    assert worker.wait(40) == REFUSED
+    assert worker.wait(120) == REFUSED
     log = (tmp_path / "w0.log").read_text()
     assert "the broker refuses us: " in log.splitlines()[-1]
     assert "Traceback" not in log
     hosted.master.interrupt()
-    hosted.wait(30)
+    hosted.wait(120)
 
 
 def test_a_queue_of_runs_that_is_lost_and_comes_back(
     tmp_path: Path, sessions: Path, rabbitmq: RabbitMQ, workers: Any
 ) -> None:
     case = make_case(tmp_path / "case", seconds=0.05)
-    rows = write_sweep(case.parent, runs=120)
+    rows = write_sweep(case.parent, runs=300)
     hosted = host_sweep(case, sessions, broker_url=rabbitmq.url, session="s")
     worker = workers(rabbitmq.url, "s")
     wait_for(lambda: hosted.done() > 10)
@@ -111,24 +111,24 @@ def test_a_queue_of_runs_that_is_lost_and_comes_back(
     fleet = hosted.master._fleet
     assert fleet is not None
     fleet._publish_again()
-    assert hosted.wait(90).error is None
+    assert hosted.wait(240).error is None
     check_every_run_once(hosted.session, rows)
-    assert worker.wait(30) == 0
+    assert worker.wait(120) == 0
 
 
 def test_a_broker_that_has_lost_everything(tmp_path: Path, sessions: Path, workers: Any) -> None:
     old = EmbeddedBroker(password="secret")
     old.start()
     case = make_case(tmp_path / "case", seconds=0.1)
-    rows = write_sweep(case.parent, runs=100)
+    rows = write_sweep(case.parent, runs=200)
     hosted = host_sweep(case, sessions, broker_url=old.url, session="s")
     two = [workers(old.url, "s") for _ in range(2)]
-    wait_for(lambda: hosted.done() > 10)
+    wait_for(lambda: hosted.done() > 10 and len(hosted.workers()) == 2)
     old.stop()
     with EmbeddedBroker(port=old.port, password="secret"):
-        assert hosted.wait(90).error is None
+        assert hosted.wait(240).error is None
         check_every_run_once(hosted.session, rows)
-        assert [worker.wait(30) for worker in two] == [0, 0]
+        assert [worker.wait(120) for worker in two] == [0, 0]
 
 
 def test_runs_of_workers_that_leave_in_good_order_do_not_fail(
@@ -144,13 +144,13 @@ def test_runs_of_workers_that_leave_in_good_order_do_not_fail(
             worker = workers(url, "s", slots=4)
             wait_for(lambda: any(slot["run"] for w in hosted.workers() for slot in w["slots"]))
             worker.terminate()
-            assert worker.wait(30) == 12
+            assert worker.wait(120) == 12
             wait_for(lambda: not hosted.workers())
         assert not [e for e in hosted.session.events() if e["event"] == "run"]
         (hosted.session.folder.case / "model.sh").write_text(
             "#!/bin/sh\nawk '{ printf \"%.17g\\n\", $1 * $1 + NR }' input.dat > output.dat\n"
         )
         workers(url, "s")
-        assert hosted.wait(60).error is None
+        assert hosted.wait(240).error is None
         failures = [e.get("failure") for e in hosted.session.events() if e["event"] == "run"]
         assert failures == [None] * 60

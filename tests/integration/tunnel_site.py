@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hosting import wait_for
@@ -184,7 +184,8 @@ class Site:
     def stop_server(self) -> None:
         """kill -9, of the processes for connections too."""
         for process in self.server_processes():
-            os.kill(process, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
         if self._server is not None:
             self._server.wait(PATIENCE)
             self._server = None

@@ -182,5 +182,5 @@ def test_closing_gives_up_a_place_that_does_not_answer() -> None:
     for thread in threading.enumerate():
         if thread.name.startswith("cache-writer"):
             thread.join(10)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert len(shelf.entries) <= writer.THREADS  # those that were under way

@@ -224,7 +224,7 @@ def test_a_machine_that_cannot_work_ends(machine: FakeMachine) -> None:
 
 def test_a_spot_machine_that_is_taken_back_gives_its_runs_back(machine: FakeMachine) -> None:
     # The stand-in of the worker ends with 12 each time, as after SIGTERM.
-    calls = machine.run(write(), *["12"] * 10, CYCLE="spot", NOTICE="0")
+    calls = machine.run(write(), *["12"] * 10, CYCLE="spot", NOTICE="0", SIGN="^  stop$", TIMES="1")
     assert ["stop", "-t", "110", "pestfleet-worker", "()"] in calls["docker"]
     assert len(runs_of(calls)) <= 10
     assert "takes this spot machine back" in machine.console

@@ -14,7 +14,7 @@ from celery.worker import state
 from hosting import wait_for
 from pestfleet_worker.consumer import end_loop
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 class FakeHub:

@@ -34,7 +34,7 @@ from pestfleet.targets.ecs.tasks import Images
 from pestfleet.tunnel.keys import make_tunnel_keys
 from pestfleet_worker.errors import ConfigurationError, TargetError
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def make_spec(*, tunnel: bool = False, mode: str = "queue", **amazon: Any) -> SessionSpec:

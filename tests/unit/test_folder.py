@@ -84,10 +84,13 @@ def test_one_master_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not folder.running
 
 
-def test_who_only_looks_does_not_keep_a_master_out(tmp_path: Path) -> None:
+def test_who_only_looks_does_not_keep_a_master_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = make_folder(tmp_path)
     looker = SessionFolder(folder.path)
     looker.acquire()  # as `running` does, for a moment
+    monkeypatch.setattr("pestfleet.folder.LOCK_PATIENCE", 60.0)
     # The lock is of the thread that has it.
     let_go = threading.Event()
 
@@ -99,7 +102,7 @@ def test_who_only_looks_does_not_keep_a_master_out(tmp_path: Path) -> None:
     thread.start()
     assert not let_go.wait(0.2)
     looker.release()
-    assert let_go.wait(5)
+    assert let_go.wait(60)
     thread.join()
 
 

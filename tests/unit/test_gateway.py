@@ -166,7 +166,13 @@ def test_the_fleet_is_followed_up_and_down(master: FakeMaster, start: Start) -> 
     service.slots = 4
     master.greet(3)
     service.slots = 2
-    gone = [agent for agent in master.agents if _has_left(agent)]
+    gone: list[MasterEnd] = []
+
+    def look() -> bool:
+        gone.extend(agent for agent in master.agents if agent not in gone and _has_left(agent))
+        return len(gone) >= 2
+
+    wait_until(look)
     assert len(gone) == 2
     for agent in gone:
         agent.close()
@@ -190,7 +196,7 @@ def _has_left(agent: MasterEnd) -> bool:
 
 
 def test_busy_connections_leave_after_their_run(master: FakeMaster, start: Start) -> None:
-    with FakeRunService(SPEC, model, slots=3, seconds=0.3) as service:
+    with FakeRunService(SPEC, model, slots=3, seconds=3.0) as service:
         start(service)
         agents = master.greet(3)
         for run, agent in enumerate(agents):

@@ -39,7 +39,7 @@ def test_the_port_is_open_while_there_is_a_connection(tmp_path: Path, port: int)
 
 
 def test_a_connection_that_is_lost_closes_the_port(tmp_path: Path, port: int) -> None:
-    health = Health(tmp_path, port=port, lasting=0.2)
+    health = Health(tmp_path, port=port, lasting=2.0)
     health.touch()
     wait_for(lambda: is_open(port), what="the port")
     wait_for(lambda: not is_open(port), what="the port's end")

@@ -29,7 +29,7 @@ from pestfleet.targets.troubles import Trouble
 from pestfleet.tunnel.keys import make_tunnel_keys
 from pestfleet_worker.errors import Interrupted, TargetError
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 def make_plan(*, tunnel: bool = False, mode: str = "queue", least: int = 1) -> KubernetesPlan:

@@ -29,7 +29,7 @@ from pestfleet.targets.kubernetes.frames import (
 )
 from pestfleet_worker.errors import TargetError
 
-PATIENCE = 20.0  # seconds
+PATIENCE = 60.0  # seconds
 
 Handler = Callable[[socket.socket], None]
 

@@ -105,6 +105,7 @@ def test_a_long_run_renews_it_before_it_expires(
     protection.update(busy=True, drained=False)
     wait_for_states(agent, True)
     for count in range(2, 6):
+        wait_for(lambda: protection._protected == clock.now, what="the answer's time")
         clock.now += RENEWAL - 1
         wait_for_states(agent, *[True] * (count - 1))
         clock.now += 2
@@ -189,7 +190,7 @@ def test_outside_of_ecs_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None
     protection = Protection.find()
     protection.update(busy=True, drained=False)
     protection.close()
-    assert threading.active_count() == threads
+    assert threading.active_count() <= threads
 
 
 def test_after_the_end_nothing_is_asked(

@@ -23,7 +23,7 @@ def make_plan(folder: Path, *, session: str = "s", workers: int = 2) -> FleetPla
 
 
 def wait_for(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)

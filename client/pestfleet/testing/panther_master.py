@@ -27,7 +27,7 @@ from pestfleet.engines.gateway.frames import (
 )
 from pestfleet_worker.messages import pack_vector, unpack_vector
 
-SECONDS = 10.0  # longest wait for an agent
+SECONDS = 60.0  # longest wait for an agent
 _MOST_DATA = 1 << 30
 
 _ANSWERS = {
