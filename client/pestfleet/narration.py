@@ -148,8 +148,11 @@ def narrate_log(lines: Iterable[str]) -> Iterator[str]:
             yield line
             continue
         try:
-            progress = event["event"] == "progress"
-            told = describe_batch(event) if progress else narrator.narrate(event)
+            told = narrator.narrate(event)
+            if event["event"] == "progress":
+                told = describe_batch(event)
+            elif event["event"] == "end":
+                told = f"the session is over: {event['state']}"
             if told is not None:
                 yield stamp(told, event["time"])
         except (KeyError, TypeError, ValueError, OverflowError):

@@ -166,6 +166,7 @@ def test_a_log_in_words() -> None:
         {"time": 5.0, "event": "run", "id": 1},
         {"time": 5.0, "event": "progress", **make_state()},
         {"time": "noon", "event": "note", "text": "of another program"},
+        {"time": 5.0, "event": "end", "state": "finished"},
     ]
     lines = [dump_json(event) for event in events]
     told = list(narrate_log(["{broken", *lines, "pestfleet: error"]))
@@ -173,7 +174,8 @@ def test_a_log_in_words() -> None:
         "{broken",
         f"{clock} session s1",
         f"{clock} {describe_batch(make_state())}",
-        lines[-1],
+        lines[3],
+        f"{clock} the session is over: finished",
         "pestfleet: error",
     ]
 
