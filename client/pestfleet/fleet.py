@@ -42,6 +42,8 @@ LEAST_IN_CHANNEL, RUNS_A_SLOT = 500, 4
 
 # Seconds without the broker after which the session ends; its finished runs are kept.
 BROKER_PATIENCE = 600.0
+# Seconds after which the queues are declared again: one that nobody uses expires (`ABANDONED`).
+RENEWAL = 600.0
 
 OnResult = Callable[[Run, Result], None]
 OnEarlier = Callable[[Result], None]
@@ -79,7 +81,11 @@ class Fleet:
         self._master = config.master
         self._declared = threading.Event()
         self._failure: Exception | None = None
-        self._outbox = Outbox(url, on_connect=self._declare, on_refused=self._give_up)
+        self._connection: Connection | None = None  # the outbox's, for its thread alone
+        self._renewed = 0.0
+        self._outbox = Outbox(
+            url, on_connect=self._declare, on_refused=self._give_up, on_beat=self._renew
+        )
         self.desk = Desk(config, self._send_to_worker, events)
         self._inbox = Inbox(url, self._queues, self._take, declared=self._declared)
         self._closing = threading.Event()
@@ -134,6 +140,10 @@ class Fleet:
     def leave(self) -> None:
         """From now on nothing is cancelled: the next master takes workers and runs over."""
         self._leaving = True
+
+    def stay(self) -> None:
+        """The reverse of `leave`: the session has come to its end all the same."""
+        self._leaving = False
 
     def cancel(self, runs: Iterable[int]) -> None:
         """These runs are not wanted any more; no result of theirs is reported."""
@@ -200,7 +210,12 @@ class Fleet:
             self._send_again(message.id)
         elif isinstance(message, Result):
             with self._lock:
-                wanted = self._wanted.pop(message.id, None)
+                wanted = self._wanted.get(message.id)
+                if wanted is not None and message.parameters not in (b"", wanted[0].parameters):
+                    # Of a worker that an earlier master of this id has left behind.
+                    logger.warning("run %d came back with other parameters: dropped", message.id)
+                    return
+                self._wanted.pop(message.id, None)
                 self._in_channel.discard(message.id)
             self._fill_channel()
             if wanted is not None:
@@ -248,14 +263,21 @@ class Fleet:
                 # Left by a master that died; the runs are asked for again, under new ids.
                 queue(channel).purge()
         channel.close()
+        self._connection, self._renewed = connection, time.monotonic()
         self._declared.set()
         if lost:
             self._publish_again()
 
+    def _renew(self) -> None:
+        """The queue of runs is used by workers only, and perhaps none has come for an hour."""
+        if self._connection is not None and time.monotonic() - self._renewed > RENEWAL:
+            self._declare(self._connection)
+
     def _is_declared(self, connection: Connection) -> bool:
         channel = connection.channel()
         try:
-            self._queues.results(channel).queue_declare(passive=True)
+            for queue in (self._queues.results, self._queues.runs):
+                queue(channel).queue_declare(passive=True)
         except connection.channel_errors:
             return False
         channel.close()

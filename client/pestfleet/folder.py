@@ -145,14 +145,22 @@ class SessionFolder:
         try:
             self._lock.acquire(timeout=LOCK_PATIENCE)
         except Timeout:
-            raise SessionError(
-                f"session {self.name} is running",
-                remedy=f"See pestfleet status {self.name}; end it with pestfleet stop {self.name}.",
-            ) from None
+            raise self._make_running() from None
         except OSError as error:
             raise _cannot_write(self.path, error) from error
         for request in ("stop", "scale", "scale.taken"):  # meant for the master before
             (self.path / request).unlink(missing_ok=True)
+
+    def refuse_running(self) -> None:
+        """Raises `SessionError` where the session has a master, or a follower, on this machine."""
+        if self.running:
+            raise self._make_running()
+
+    def _make_running(self) -> SessionError:
+        return SessionError(
+            f"session {self.name} is running",
+            remedy=f"See pestfleet status {self.name}; end it with pestfleet stop {self.name}.",
+        )
 
     def release(self) -> None:
         self._lock.release()

@@ -13,7 +13,6 @@ Events (`event`; every one has `time`, seconds since 1970):
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import threading
@@ -108,7 +107,7 @@ def read_finished_runs(path: Path) -> dict[bytes, bytes]:
             try:
                 parameters = _from_text(event["parameters"])
                 finished[parameters] = _from_text(event["observations"])
-            except (KeyError, TypeError, binascii.Error):
+            except (KeyError, TypeError, ValueError):
                 logger.warning("a damaged run in %s is made again", path)
     return finished
 

@@ -220,7 +220,9 @@ class Master:
                 agents=self._make_agents(fleet, ledger) if spec.mode == "agent" else None,
             )
             self._tell("engine-started", engine=spec.engine)
-            return run_engine(engine, job, look=watch.look, end=watch.end)
+            summary = run_engine(engine, job, look=watch.look, end=watch.end)
+            fleet.stay()  # an engine that was faster than a signal: it is over for all workers
+            return summary
 
     def _find_patience(self) -> float:
         """For how long workers wait for a sign of their master, in seconds."""

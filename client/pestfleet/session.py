@@ -159,6 +159,8 @@ class Session:
         session has been launched before. Raises `ConfigurationError`, `ChannelError` for a URL
         that cannot be read, and `TargetError` where the target does not answer.
         """
+        if resume:
+            self.folder.refuse_running()  # before what is left is removed
         if broker_url:
             from pestfleet_worker.endpoint import read_endpoint
 

@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kombu import Connection
@@ -19,8 +21,11 @@ from pestfleet import fleet as fleet_module
 from pestfleet import master as master_module
 from pestfleet import watch as watch_module
 from pestfleet.broker import EmbeddedBroker
+from pestfleet.engines.base import Job
 from pestfleet.journal import Journal
 from pestfleet.session import Session, create_session, resume
+from pestfleet.targets.base import Site
+from pestfleet.targets.joining import JoiningTarget
 from pestfleet_worker.channel import Queues
 from pestfleet_worker.errors import ChannelError, SessionError
 from rabbitmq import RabbitMQ
@@ -237,3 +242,28 @@ def test_finished_runs_do_not_count_for_a_case_that_was_changed(
     assert count_lines(tmp_path / "counter") == 12
     warnings = [event["text"] for event in session.events() if event["event"] == "warn"]
     assert len(warnings) == 1 and "is not as it was" in warnings[0]
+
+
+def test_a_session_that_ends_in_spite_of_a_signal_is_over_for_its_workers(
+    tmp_path: Path,
+    sessions: Path,
+    own_broker: EmbeddedBroker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The signal comes while the engine writes its last tables."""
+    case = make_case(tmp_path / "case")
+    write_sweep(case.parent, runs=2)
+    session = create_session(case, engine="sweep", root=sessions, own_broker=False)
+    master = session.make_master(
+        broker_url=own_broker.url, site=Site(JoiningTarget, keep_workers=True)
+    )
+
+    def engine(job: Job) -> dict[str, Any]:
+        master.interrupt()
+        time.sleep(1.0)  # it does not look at whether the session is to end
+        return {"phi": 1.0}
+
+    monkeypatch.setattr(master_module, "load_engine", lambda name: engine)
+    assert master.host().error is None
+    assert session.status()["state"] == "finished"
+    assert not [name for name in own_broker.stats().queues if name.startswith("pestfleet.")]

@@ -18,6 +18,7 @@ from pestfleet.broker import EmbeddedBroker
 from pestfleet.desk import PATIENCE, Desk, DeskEvents
 from pestfleet.fleet import Fleet
 from pestfleet.lobby import check_broker
+from pestfleet_worker import channel
 from pestfleet_worker import outbox as outbox_module
 from pestfleet_worker.channel import Address, Parcel, Queues, pack
 from pestfleet_worker.errors import ChannelError, SessionError
@@ -205,6 +206,50 @@ def test_what_an_earlier_master_left_in_the_broker_is_not_taken(broker: Embedded
     assert [answer.id for answer in answers] == [1_000_001]
     hand.close()
     second.close("over")
+
+
+def test_a_late_answer_for_other_parameters_is_not_taken(fleet: Fleet, hand: Hand) -> None:
+    """An earlier master of this id asked for it; a worker of its own had it in hand."""
+    answers: list[Result] = []
+    fleet.submit(pack_vector([1.0]), lambda run, result: answers.append(result))
+    (run,) = hand.take(1)
+    hand.say(dataclasses.replace(result(run, 777.0), parameters=pack_vector([5.0])))
+    hand.say(dataclasses.replace(result(run, 2.0), parameters=run.parameters))
+    wait_for(lambda: answers)
+    assert [answer.observations for answer in answers] == [pack_vector([2.0])]
+
+
+def test_runs_that_expired_while_no_worker_was_there_are_sent_again(
+    broker: EmbeddedBroker, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "RENEWAL", 0.2)
+    fleet = Fleet(broker.url, CONFIG, told.events)
+    name = Queues("s").runs.name
+
+    def count_waiting() -> int:
+        queue = broker.stats().queues.get(name)
+        return 0 if queue is None else queue.ready
+
+    for number in range(3):
+        fleet.submit(pack_vector([number]), lambda run, result: None)
+    wait_for(lambda: count_waiting() == 3)
+    with Connection(broker.url) as connection:
+        connection.default_channel.queue_delete(name)
+    wait_for(lambda: count_waiting() == 3)
+    fleet.close("over")
+
+
+def test_a_queue_is_renewed_before_it_expires(
+    broker: EmbeddedBroker, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fleet_module.RENEWAL * 1000 < channel.ABANDONED / 2
+    monkeypatch.setattr(fleet_module, "RENEWAL", 0.1)
+    monkeypatch.setattr(channel, "ABANDONED", 3000)
+    fleet = Fleet(broker.url, CONFIG, told.events)
+    fleet.submit(pack_vector([1.0]), lambda run, result: None)
+    time.sleep(5.0)  # the time itself is what is tested
+    assert broker.stats().queues[Queues("s").runs.name].ready == 1
+    fleet.close("over")
 
 
 def test_a_master_that_leaves_keeps_all_for_the_next_one(broker: EmbeddedBroker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
+from fake_cluster_access import FakeAccess
 from pestfleet import targets
 from pestfleet.cli.main import cli
 from pestfleet.placement import Placement
 from pestfleet.session import Session
 from pestfleet.targets.base import SessionInfo, Where
+from pestfleet.targets.kubernetes import launch as kubernetes_launch
+from pestfleet.targets.kubernetes.fleet import KubernetesFleet
 from pestfleet_worker.errors import SessionError, TargetError
 from session_files import EXAMPLE, make_session, make_state
 
@@ -178,3 +182,47 @@ def test_a_dry_run_has_the_words_for_the_engine(target: FakeTarget) -> None:
     assert result.exit_code == 0, result.output
     words = yaml.safe_load(result.stdout)["services"]["master"]["command"]
     assert words[words.index("--engine-args") + 1] == "/r 'a b'"
+
+
+def test_a_session_that_runs_here_is_not_removed_by_a_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    removed: list[str] = []
+    monkeypatch.setattr(kubernetes_launch, "connect", lambda *_: FakeAccess({"/jobs": []}))
+    monkeypatch.setattr(KubernetesFleet, "down", lambda self, **_: removed.append(self.session))
+    folder = make_session(
+        tmp_path / "pestfleet-sessions", target="kubernetes", place=Placement(master="here")
+    )
+    folder.acquire()  # its master, in another terminal
+    result = call("resume", "s1")
+    folder.release()
+    assert result.exit_code == SessionError.exit_code
+    assert "session s1 is running" in result.stderr
+    assert removed == []
+
+
+class FakeHost:
+    """Notes what a signal would do while it launches."""
+
+    def __init__(self) -> None:
+        self.handlers: list[Any] = []
+
+    def launch(self) -> None:
+        self.handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("network", ["", "make"])
+def test_a_launch_that_is_left_alone_ends_clean_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    host = FakeHost()
+    monkeypatch.setattr(Session, "make_host", lambda self, **_: host)
+    monkeypatch.setattr("pestfleet.cli.cost.confirm_launch", lambda *_, **__: None)
+    monkeypatch.setenv("PESTFLEET_AMAZON__NETWORK", network)
+    result = call("run", str(EXAMPLE), "--on", "ecs", "--engine", "glm", "--detach")
+    assert result.exit_code == 0, result.output
+    assert len(host.handlers) == 2 and all(map(callable, host.handlers))
+    assert signal.default_int_handler not in host.handlers
+    assert ("also after its end" in result.stdout) == (network == "make")

@@ -10,6 +10,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from pestfleet import targets
 from pestfleet.case import Case
 from pestfleet.cli.cost import confirm_cost, confirm_launch, plan_costs
 from pestfleet.cli.cost_tables import format_range
@@ -20,6 +21,7 @@ from pestfleet.costs.charges import Charge
 from pestfleet.costs.plan import CostPlan, Range
 from pestfleet.folder import SessionFolder
 from pestfleet.placement import Placement
+from pestfleet.targets.base import SessionInfo
 from pestfleet.targets.ecs import launch
 from pestfleet_worker.errors import ConfigurationError, TargetError
 from session_files import EXAMPLE, make_session, make_state, write_events
@@ -130,6 +132,23 @@ def test_a_case_with_errors_is_refused(tmp_path: Path) -> None:
     assert call("cost", "--plan", tmp_path / "none", "--on", "ecs").exit_code == 3
 
 
+def test_a_session_that_runs_there_says_what_its_master_counts(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal here is that of the last fetch."""
+    make_finished(root, prices=PRICES, target="ecs", place=Placement(master="there"))
+
+    class Remote:
+        info = SessionInfo("s1", "ecs", "running", 2, 0.0)
+
+        def read_state(self) -> dict[str, Any]:
+            return make_state(cost={"usd": 12.345, "usd_an_hour": 3.6})
+
+    monkeypatch.setattr(targets, "open_remote_session", lambda *_: Remote())
+    assert "12.35 USD so far, 3.60 USD an hour now" in call("cost", "s1").stdout
+    assert json.loads(call("cost", "s1", "--json").stdout)["usd"] == 12.345
+
+
 def make_finished(root: Path, **changes: Any) -> SessionFolder:
     folder = make_session(root, **changes)
     write_events(
@@ -166,8 +185,6 @@ def test_a_session_without_prices_has_its_times(root: Path) -> None:
 def test_a_session_whose_files_are_elsewhere_says_what_its_state_does(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pestfleet import targets
-    from pestfleet.targets.base import SessionInfo
 
     class Remote:
         info = SessionInfo("far", "ecs", "running", 2, 0.0)

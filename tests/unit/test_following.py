@@ -10,6 +10,7 @@ import pytest
 
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.targets import following
+from pestfleet.targets.base import Taken
 from pestfleet.targets.following import FollowedMaster, Say
 from pestfleet_worker.errors import Interrupted, TargetError
 
@@ -140,8 +141,23 @@ def test_a_master_that_cannot_be_stopped_is_removed(make: Callable[..., FakeMast
     assert master.done == ["stop", "fetch", "keep"]
 
 
+def test_what_is_another_session_s_is_left_alone(make: Callable[..., FakeMaster]) -> None:
+    master = make(True)
+
+    def launch(say: Callable[[str], None]) -> None:
+        raise Taken("session first has a job already")
+
+    master._launch_all = launch
+    assert isinstance(master.host().error, Taken)
+    assert master.done == []
+
+
 @pytest.mark.parametrize(
-    ("journal", "kept"), [('{"event": "start"}\n', False), ('{"event": "run", "id": 1}\n', True)]
+    ("journal", "kept"),
+    [
+        ('{"time": 1.0, "event": "start"}\n', False),
+        ('{"time": 1.0, "event": "run", "id": 1}\n', True),
+    ],
 )
 def test_of_a_launch_without_a_run_nothing_is_kept(
     make: Callable[..., FakeMaster], journal: str, kept: bool

@@ -12,7 +12,7 @@ import pytest
 from pestfleet.folder import SessionFolder
 from pestfleet.host import Outcome
 from pestfleet.session import Session
-from pestfleet.targets.base import FleetPlan, Site
+from pestfleet.targets.base import FleetPlan, Site, Taken
 from pestfleet.targets.home import HomeMaster, HomeTarget, Say
 from pestfleet.tunnel import connection
 from pestfleet.tunnel.connection import TunnelPlace
@@ -117,6 +117,28 @@ def test_a_launch_that_fails_leaves_nothing(
     assert type(outcome.error) is kind and words in str(outcome.error)
     assert home.removed == 1 and not home.made and not folder.running
     assert folder.read_state()["state"] == "failed"
+
+
+def test_an_id_that_is_taken_removes_nothing(folder: SessionFolder) -> None:
+    home = FakeHome(folder, fail(Taken("session s1 has a job already")))
+    assert isinstance(home.host().error, Taken)
+    assert home.removed == 0
+    assert not folder.running
+
+
+def test_what_earlier_launches_cost_is_known_to_the_next_master(folder: SessionFolder) -> None:
+    folder.write_state({"session": "s1", "state": "stopped", "cost": {"usd": 12.0}})
+    seen: list[dict[str, Any]] = []
+
+    class Master(FakeMaster):
+        def host(self) -> Outcome:
+            seen.append(folder.read_state())
+            return super().host()
+
+    home = FakeHome(folder, lambda say: None)
+    home._session.make_master = lambda **_: Master(folder)  # type: ignore[assignment, method-assign, misc, return-value]
+    home.host()
+    assert seen[0]["cost"] == {"usd": 12.0}
 
 
 @pytest.mark.parametrize("how", ["interrupt", "stop"])

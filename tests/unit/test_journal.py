@@ -47,9 +47,11 @@ def test_other_damage_is_passed_over(tmp_path: Path) -> None:
     write_runs(path, 1)
     with path.open("ab") as file:
         file.write(b"\0\0\0\0\n\xff\xfe\n17\n[1]\n{}\n")
-        file.write(b'{"event":"run","id":7,"observations":"AAAA"}\n')
-        file.write(b'{"event":"run","id":8,"parameters":"A","observations":"AAAA"}\n')
-        file.write(b'{"event":"run","id":9,"parameters":"AAAA","observations":"A?AA="}\n')
+        file.write(b'{"time":1.0,"event":"run","id":7,"observations":"AAAA"}\n')
+        file.write(b'{"time":1.0,"event":"run","id":8,"parameters":"A","observations":"AAAA"}\n')
+        file.write(
+            b'{"time":1.0,"event":"run","id":9,"parameters":"AAAA","observations":"A?AA="}\n'
+        )
     write_runs(path, 2)
     assert set(read_finished_runs(path)) == {run_of(n)[0].parameters for n in (1, 2)}
 
@@ -87,3 +89,12 @@ def test_a_full_disk_is_told_once_and_does_not_hinder_the_end() -> None:
     with pytest.raises(OSError, match="No space left"):
         journal.write("note", text="a")
     journal.close()
+
+
+def test_a_flipped_bit_costs_that_run_only(tmp_path: Path) -> None:
+    path = tmp_path / "j"
+    write_runs(path, 1, 2)
+    data = bytearray(path.read_bytes())
+    data[data.index(b'"parameters":"') + 16] ^= 0x80
+    path.write_bytes(data)
+    assert set(read_finished_runs(path)) == {run_of(2)[0].parameters}

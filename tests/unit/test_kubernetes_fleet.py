@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from fake_cluster_access import FakeAccess
+from pestfleet.targets.base import Taken
 from pestfleet.targets.kubernetes.access import Refused
 from pestfleet.targets.kubernetes.fleet import KubernetesFleet
-from pestfleet_worker.errors import SessionError
+from pestfleet_worker.errors import SessionError, TargetError
 
 ROLE = "pestfleet.role"
 EXISTS = Refused(409, "AlreadyExists", "it is there")
@@ -126,3 +127,16 @@ def test_servers_are_those_that_run_or_the_newest() -> None:
         "master": "m2",
         "broker": "b2",
     }
+
+
+def test_an_id_that_another_machine_took_meanwhile_is_told_apart() -> None:
+    fleet, _ = make_fleet(jobs=EXISTS)
+    with pytest.raises(Taken, match="already"):
+        fleet.apply(OBJECTS, owner="master")
+
+
+def test_a_master_that_has_not_started_is_not_said_to_have_stopped() -> None:
+    job: dict[str, Any] = {"metadata": {"name": "master-job"}, "spec": {}, "status": {}}
+    fleet, _ = make_fleet(pods=[make_pod("m1", "master", "1", "Pending")], jobs=[job])
+    with pytest.raises(TargetError, match="does not run just now"):
+        fleet.stop_master()

@@ -122,6 +122,21 @@ def test_shell_only_where_needed(tmp_path: Path, line: str, by_shell: bool) -> N
     assert (command.arguments == ("/bin/sh", "-c", line)) == by_shell
 
 
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM, errno.EMFILE])
+def test_where_a_process_gets_no_handle_it_is_looked_after_as_well(
+    tmp_path: Path, mark: str, canceller: Canceller, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Linux before 5.3, a sandbox that forbids it, no descriptor left."""
+
+    def fail(process: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pidfd_open", fail, raising=False)
+    assert run(tmp_path, "exit 3", mark, canceller)[0] == Ending("exit", 3)
+    ending, _ = run(tmp_path, "sleep 300", mark, canceller, seconds=0.3)
+    assert ending == Ending("time-limit", -signal.SIGTERM)
+
+
 def test_time_limit_ends_grandchildren(tmp_path: Path, mark: str, canceller: Canceller) -> None:
     line = "sleep 300 & sleep 300 & echo started; wait"
     ending, log = run(tmp_path, line, mark, canceller, seconds=3.0)

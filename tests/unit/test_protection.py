@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -222,3 +223,27 @@ def test_a_worker_elsewhere_has_another_name(
     monkeypatch.setenv("ECS_CONTAINER_METADATA_URI_V4", "http://127.0.0.1:9/v4/task-1")
     assert name_task() == ""
     assert "does not say which task this is" in caplog.text
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n{")
+
+    threading.Thread(target=serve, daemon=True).start()
+    protection = Protection(f"http://127.0.0.1:{server.getsockname()[1]}")
+    protection._changed = QuickCondition()
+    try:
+        protection.update(busy=True, drained=False)
+        wait_for(lambda: protection._failures > 1, what="a second try")
+    finally:
+        protection.close()
+        server.close()

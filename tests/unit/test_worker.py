@@ -16,12 +16,14 @@ from pestfleet_worker.errors import ConfigurationError
 from pestfleet_worker.health import Health
 from pestfleet_worker.messages import (
     Announce,
+    Cancel,
     CaseSpec,
     Failure,
     Farewell,
     GivenBack,
     Limits,
     MasterBeat,
+    Refusal,
     Result,
     Run,
     RunConfig,
@@ -155,6 +157,41 @@ def test_a_worker_does_not_go_on_with_another_run_config(
     left = configured(worker, monkeypatch)
     worker._on_control(other)
     assert left == [MASTER_GONE]
+
+
+def test_a_worker_that_the_next_master_refuses_leaves(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = configured(worker, monkeypatch)
+    worker._on_control(Refusal("its image holds another case"))
+    assert left == [MASTER_GONE]
+
+
+def test_what_one_master_cancelled_another_may_want(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configured(worker, monkeypatch)
+    worker._on_control(Cancel((RUN.id,)))
+    worker._on_control(MasterBeat("second"))
+    worker._on_control(Cancel((8,)))
+    worker._on_control(MasterBeat("second"))
+    worker._on_control(replace(CONFIG, master="second"))
+    said = make_run(worker, Outcome(bytes(8), None, 0.5))
+    assert [type(one) for one in said] == [Announce, Announce, Result]
+    worker._place.free.put(0)
+    worker._make_run(Run(8, bytes(8)))
+    assert len(said) == 3, "what the second one cancelled stays so"
+
+
+def test_the_end_of_the_session_is_told_even_if_it_takes_long(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(worker_module.os, "_exit", codes.append)
+    worker._drop_everything()
+    worker._exit_code = SESSION_OVER
+    worker._drop_everything()
+    assert codes == [MASTER_GONE, SESSION_OVER]
 
 
 def serve(worker: Worker, monkeypatch: pytest.MonkeyPatch, **parts: Any) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -53,9 +54,10 @@ def ask_agent(
         with opener.open(request, timeout=timeout) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
-        with error:
-            text = error.read()
         try:
-            return json.loads(text)
-        except ValueError:
+            with error:
+                return json.loads(error.read())
+        except (ValueError, http.client.HTTPException):
             raise OSError(f"HTTP error {error.code}") from error
+    except http.client.HTTPException as error:
+        raise OSError(f"its answer is cut off, or no HTTP: {error!r}") from error

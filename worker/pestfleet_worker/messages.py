@@ -120,6 +120,15 @@ class Failure:
         place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
         return place + self.message
 
+    @classmethod
+    def of_killed_workers(cls, run: int, deliveries: int) -> Failure:
+        """Of a run that ends whoever makes it."""
+        return cls(
+            "killed-worker",
+            f"run {run} was handed out {deliveries} times and each time its worker died or "
+            "vanished; perhaps the model needs more memory than a worker has",
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Result:

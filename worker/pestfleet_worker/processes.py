@@ -172,7 +172,7 @@ def run_command(
             raise
         # A script without #!, which every shell takes for one of its own.
         process = _start(("/bin/sh", *command.arguments), directory, environment, log)
-    handle = os.pidfd_open(process.pid) if hasattr(os, "pidfd_open") else -1
+    handle = _open_handle(process.pid)
     cause: Literal["exit", "time-limit", "cancelled"] = "exit"
     try:
         cause = _wait(process, handle, deadline, canceller)
@@ -232,6 +232,14 @@ def _wait(
             return "cancelled"
         if left is not None and left <= 0:
             return "time-limit"
+
+
+def _open_handle(process: int) -> int:
+    """A pidfd; -1 where there is none: Linux before 5.3, a sandbox, no descriptor left."""
+    try:
+        return os.pidfd_open(process)
+    except (AttributeError, OSError):
+        return -1
 
 
 def _has_ended(process: int) -> bool:

@@ -38,6 +38,7 @@ from pestfleet_worker.messages import (
     Heartbeat,
     MasterBeat,
     MessageError,
+    Refusal,
     Result,
     Run,
     RunConfig,
@@ -99,6 +100,7 @@ class Worker:
         self._kits = KitQuota()
         self._running: dict[int, tuple[int, float]] = {}  # slot -> run, when it began
         self._cancelled: set[int] = set()
+        self._met = ""  # the last master that was new
         self._finished = 0
         self._silence = 0.0
         self._exit_code: int | None = None
@@ -227,7 +229,8 @@ class Worker:
                 return
             deliveries = count_deliveries(vars(task.request))
             if deliveries >= config.limits.deliveries:
-                self._answer(run, 0, Outcome(b"", _killed_workers(run, deliveries), 0.0))
+                killed = Failure.of_killed_workers(run.id, deliveries)
+                self._answer(run, 0, Outcome(b"", killed, 0.0))
             else:
                 self._make_run(run)
 
@@ -289,13 +292,22 @@ class Worker:
             self._kill_cancelled()
         elif isinstance(message, RunConfig):
             self._take_config(message)
+        elif isinstance(message, Refusal):
+            self.leave(MASTER_GONE, f"the next master refused this worker: {message.reason}")
         elif isinstance(message, MasterBeat) and self._config is not None:
             if message.master != self._config.master:
-                self.announce()  # a new master's desk, which answers with its run config
+                self._meet(message.master)
         elif isinstance(message, Drain) and self._celery is not None:
             self._drainage.switch(self.name in message.workers, self._celery.consumer)
         elif isinstance(message, Stop) and message.worker in ("", self.name):
             self.leave(SESSION_OVER, message.reason)
+
+    def _meet(self, master: str) -> None:
+        """A new master's desk answers with its run config. Its runs may have the ids of others."""
+        if master != self._met:
+            self._met = master
+            self._cancelled.clear()
+        self.announce()
 
     def _take_config(self, config: RunConfig) -> None:
         """Go on with a master that came after ours, where it asks for the same."""
@@ -381,17 +393,8 @@ class Worker:
             logger.error("%s", self._refused)
         for slot in self._place.slots:
             slot.cancel()
-        os._exit(self._exit_code or MASTER_GONE)
+        os._exit(MASTER_GONE if self._exit_code is None else self._exit_code)
 
     def _say(self, message: Any) -> None:
-        self._outbox.publish(
-            pack(self._queues.address_of(self._queues.desk), message, persistent=False)
-        )
-
-
-def _killed_workers(run: Run, deliveries: int) -> Failure:
-    return Failure(
-        "killed-worker",
-        f"run {run.id} was handed out {deliveries} times and each time its worker died or "
-        "vanished; perhaps the model needs more memory than a worker has",
-    )
+        address = self._queues.address_of(self._queues.desk)
+        self._outbox.publish(pack(address, message, persistent=False))

@@ -307,7 +307,14 @@ def _report(
         local, remote = open_fetched(name, sessions, on), None
     else:
         local, remote = find_session(name, sessions, on, needed=False)  # type: ignore[assignment]
-    if local is not None and local.folder.journal.exists():
+    # The journal here is of an earlier launch, or of the last --fetch; its master counts on there.
+    there = (
+        remote is not None
+        and remote.info.state == "running"
+        and not (local is not None and local.spec.place.master == "here")
+    )
+    state = remote.read_state() if remote is not None and there else {}
+    if local is not None and local.folder.journal.exists() and not state.get("cost"):
         running = local.folder.running
         report = make_report(
             local.events(), local.spec.prices, now=time.time() if running else None
@@ -317,7 +324,8 @@ def _report(
         else:
             print_report(local.name, report, running=running)
         return
-    state = remote.read_state() if remote is not None else {}
+    if remote is not None and not there:
+        state = remote.read_state()
     cost = state.get("cost")
     title = remote.info.name if remote is not None else (local.name if local is not None else "")
     if not cost:

@@ -103,7 +103,7 @@ def host_session(
 
     host = make_host(tell)
     display = make_display(host.snapshot, console=console, stream=stream, as_json=as_json)
-    with _stop_on_signals(host, session, console, keep_workers=keep_workers), display:
+    with stop_on_signals(host, session, console, keep_workers=keep_workers), display:
         outcome = host.host()
     if outcome.summary and not as_json:
         from pestfleet.cli.tables import print_summary
@@ -116,7 +116,7 @@ def host_session(
 
 
 @contextmanager
-def _stop_on_signals(
+def stop_on_signals(
     host: Host, session: Session, console: Console, *, keep_workers: bool
 ) -> Iterator[None]:
     """First signal: stop clean. Second one: end at once; workers notice and end by themselves.

@@ -100,11 +100,19 @@ def command(
             raise
 
     if detach:
+        from rich.console import Console
+
+        from pestfleet.cli.hosting import stop_on_signals
+
         host: Any = make_host(lambda event: click.echo(event.get("text", ""), err=True))
-        host.launch()
+        with stop_on_signals(host, session, Console(stderr=True), keep_workers=False):
+            host.launch()
         words = session.folder.words
         click.echo(f"session {session.name} is launched; pestfleet status {words} says how far")
         click.echo(f"it is, and pestfleet resume {words} follows it to its end.")
+        if settings.on == "ecs" and place.amazon.network == "make":
+            click.echo("The endpoints of its network cost by the hour, also after its end, until:")
+            click.echo(f"pestfleet down {words}")
         return
     host_session(session, make_host, as_json=as_json)
 

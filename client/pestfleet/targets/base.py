@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pestfleet_worker.errors import SessionError
+
+
+class Taken(SessionError):
+    """The id is another session's there: nothing of it is ours to fetch or to remove."""
+
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:

@@ -18,7 +18,7 @@ from pestfleet.bookkeeping import keep_state, log_to
 from pestfleet.folder import SessionFolder, SessionSpec
 from pestfleet.host import Outcome
 from pestfleet.journal import parse_event, read_journal
-from pestfleet.targets.base import Fleet
+from pestfleet.targets.base import Fleet, Taken
 from pestfleet_worker import errors
 from pestfleet_worker.errors import Interrupted, PestfleetError, TargetError
 
@@ -129,6 +129,8 @@ class FollowedMaster(ABC, Generic[F]):
         self._folder.acquire()
         try:
             self._launch()
+        except Taken:
+            raise
         except BaseException:
             self._clear_away(discard_results=self._fetch() is False)
             raise
@@ -149,6 +151,8 @@ class FollowedMaster(ABC, Generic[F]):
             error = self._explain(lost.trouble)
             if self.lives_alone:
                 return self._read_outcome(error, fetched=False)
+        except Taken as taken:
+            return self._read_outcome(taken, fetched=False)
         except PestfleetError as problem:
             error, given_up = problem, True
         except BaseException:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pestfleet.bookkeeping import keep_case, keep_state, log_to
 from pestfleet.host import Outcome
 from pestfleet.targets.addresses import find_place, pack_url
-from pestfleet.targets.base import FleetPlan, Site
+from pestfleet.targets.base import FleetPlan, Site, Taken
 from pestfleet.tunnel.keys import LISTEN_PORT
 from pestfleet_worker.errors import Interrupted, PestfleetError, TargetError
 
@@ -54,6 +54,7 @@ class HomeMaster(ABC):
         self._on_event = on_event
         self._interrupted = threading.Event()
         self._master: Master | None = None
+        self._cost: dict[str, Any] | None = None  # of its earlier launches
         self._failures: tuple[type[Exception], ...] = (*self.trouble, PestfleetError)
 
     # -- what a platform does ------------------------------------------------------------------
@@ -83,16 +84,19 @@ class HomeMaster(ABC):
     def snapshot(self) -> dict[str, Any]:
         """See `Master.snapshot`."""
         if self._master is None:
-            return {"session": self._session.name, "state": "running"}
+            cost = {"cost": self._cost} if self._cost else {}  # the next meter goes on with it
+            return {"session": self._session.name, "state": "running", **cost}
         return self._master.snapshot()
 
     def host(self) -> Outcome:
         """See `Master.host`."""
         folder = self._session.folder
         folder.acquire()  # nobody else may launch for it
+        self._cost = folder.read_state().get("cost")
         with ExitStack() as stack:
             stack.callback(folder.release)
-            stack.callback(self._clear_away)
+            clearing = stack.enter_context(ExitStack())
+            clearing.callback(self._clear_away)
             try:
                 with log_to(folder.log), keep_state(folder, self.snapshot):
                     keep_case(folder, self._session.spec)
@@ -102,6 +106,9 @@ class HomeMaster(ABC):
                 )
             except Interrupted:
                 return self._end("stopped", Interrupted(f"session {folder.name} was stopped"))
+            except Taken as error:
+                clearing.pop_all()  # drops it: what is there is another's
+                return self._end("failed", error)
             except PestfleetError as error:
                 return self._end("failed", error)
             except self.trouble as trouble:

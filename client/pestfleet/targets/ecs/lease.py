@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pestfleet.targets.clocks import wait_awake
 from pestfleet.targets.ecs.access import Cloud, Refused
 from pestfleet_worker.errors import PestfleetError
 
@@ -113,7 +114,7 @@ class Lease:
 
     def _keep(self) -> None:
         pause = 0.0
-        while not self._over.wait(pause):
+        while not wait_awake(self._over, pause):
             pause = PAUSE
             if not self._alive():
                 self._say("the session does not move: its lease is not renewed")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,7 +47,11 @@ def has_begun(store: SessionStore) -> bool:
 
 def forget_end(store: SessionStore) -> None:
     """Of an earlier launch: how it ended, so that the next end is that of this launch."""
+    cost = store.read_state().get("cost")
     store.store.delete_all([f"{store.prefix}files/{name}" for name in (_STATE, _ENDED)])
+    if cost:  # which the next master goes on with
+        state = {"session": store.session, "state": "running", "cost": cost}
+        store.store.write(f"{store.prefix}files/{_STATE}", json.dumps(state).encode())
 
 
 def fetch(fleet: EcsFleet, folder: Path, *, on_progress: OnProgress | None = None) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pestfleet.journal import parse_event
+from pestfleet.targets.base import Taken
 from pestfleet.targets.kubernetes.access import Access, Refused, Unreachable
 from pestfleet.targets.kubernetes.naming import (
     ROLE,
@@ -168,7 +169,10 @@ class KubernetesFleet:
         is there is used again. Raises `SessionError` for another object that is there already.
         """
         job = next(o for o in objects if o["kind"] == "Job" and read_role(o) == owner)
-        made = self._make(_set_pods(job, 0))
+        try:
+            made = self._make(_set_pods(job, 0))
+        except SessionError as error:  # launched meanwhile, from another machine
+            raise Taken(error.message, remedy=error.remedy) from error
         # Pods wait for what they mount: it comes before what makes them.
         order = [kind for _, kind in reversed(KINDS)]
         rest = sorted((o for o in objects if o is not job), key=lambda o: order.index(o["kind"]))
@@ -259,7 +263,13 @@ class KubernetesFleet:
         """Have the master end the session, as Ctrl-C would, and wait for its end."""
         master = self.find("master")
         if master is None or master.phase != "Running":
-            return
+            job = self.find_job("master")
+            if job is None or find_end(job):
+                return
+            raise TargetError(
+                f"the master of session {self.session} does not run just now and cannot be asked",
+                remedy=f"Try again, or remove all: pestfleet down {self.session} --on kubernetes",
+            )
         self.access.execute_all(master.name, "master", ["touch", f"/session/{self.session}/stop"])
         deadline = time.monotonic() + patience
         while time.monotonic() < deadline:

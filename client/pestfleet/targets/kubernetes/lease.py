@@ -13,6 +13,7 @@ import logging
 import threading
 import time
 
+from pestfleet.targets.clocks import wait_awake
 from pestfleet.targets.kubernetes.access import Access, Refused
 from pestfleet.targets.kubernetes.fleet import GONE
 from pestfleet.targets.kubernetes.naming import Object
@@ -57,7 +58,7 @@ class Lease:
 
     def _keep(self) -> None:
         pause = GRACE / OFTEN
-        while not self._over.wait(pause):
+        while not wait_awake(self._over, pause):
             try:
                 self._access.patch(
                     self._path, {"spec": {"activeDeadlineSeconds": self._find_deadline()}}
