@@ -124,9 +124,10 @@ class LiveDisplay:
             self._console.print(line, style=style, highlight=False, markup=False)
 
     def _render(self) -> RenderableType:
-        if not self._started:
+        state = self._look() if self._started else {}
+        if "batch" not in state:  # one elsewhere, whose state has not come yet
             return Text("")
-        return render_state(self._look(), first_phi=self._narrator.first_phi)
+        return render_state(state, first_phi=self._narrator.first_phi)
 
 
 class _Ticker:
@@ -191,7 +192,8 @@ class LineDisplay:
     def _tick(self) -> None:
         if self._started:
             state = self._look()
-            if state["batch"]["done"] < state["batch"]["total"]:
+            batch = state.get("batch")  # not there: one elsewhere, whose state has not come yet
+            if batch and batch["done"] < batch["total"]:
                 self._write(describe_batch(state), time.time())
 
     def _write(self, line: str, when: float) -> None:

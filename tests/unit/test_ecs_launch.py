@@ -300,6 +300,12 @@ def test_a_session_that_goes_on_has_what_it_had_but_its_end(
     content = store.store.read(f"{prefix}journal.jsonl")
     assert content is not None and content.data == b"longer than ours is\n"
 
+    # What earlier launches cost goes on; that by the hour does not, and ends no lease.
+    cost = {"usd": 12.0, "usd_an_hour": 7.0}
+    store.store.write(f"{prefix}state.json", json.dumps({"state": "died", "cost": cost}).encode())
+    module._send_files(launch, lambda text: None)
+    assert store.read_state()["cost"] == {"usd": 12.0, "usd_an_hour": 0.0}
+
 
 def test_an_account_without_a_bucket_has_no_files(fleet: EcsFleet) -> None:
     fleet.cloud.call("s3", "delete_bucket", Bucket=fleet.bucket)

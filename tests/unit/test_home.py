@@ -127,7 +127,9 @@ def test_an_id_that_is_taken_removes_nothing(folder: SessionFolder) -> None:
 
 
 def test_what_earlier_launches_cost_is_known_to_the_next_master(folder: SessionFolder) -> None:
-    folder.write_state({"session": "s1", "state": "stopped", "cost": {"usd": 12.0}})
+    folder.write_state(
+        {"session": "s1", "state": "stopped", "cost": {"usd": 12.0, "usd_an_hour": 7.0}}
+    )
     seen: list[dict[str, Any]] = []
 
     class Master(FakeMaster):
@@ -138,7 +140,7 @@ def test_what_earlier_launches_cost_is_known_to_the_next_master(folder: SessionF
     home = FakeHome(folder, lambda say: None)
     home._session.make_master = lambda **_: Master(folder)  # type: ignore[assignment, method-assign, misc, return-value]
     home.host()
-    assert seen[0]["cost"] == {"usd": 12.0}
+    assert seen[0]["cost"] == {"usd": 12.0, "usd_an_hour": 0.0}
 
 
 @pytest.mark.parametrize("how", ["interrupt", "stop"])

@@ -277,6 +277,28 @@ def test_live_display_shows_the_state_and_keeps_iterations() -> None:
     assert "12/20 runs" in text
 
 
+def test_a_session_elsewhere_whose_state_has_not_come_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its events come by another way than its state, and the first of them before that."""
+    monkeypatch.setattr(progress, "FIRST", 0.01)
+    monkeypatch.setattr(progress, "INTERVAL", 0.01)
+    looks: list[dict[str, Any]] = []
+
+    def look() -> dict[str, Any]:
+        looks.append({"session": "s1", "state": "running"} if len(looks) < 5 else make_state())
+        return looks[-1]
+
+    live, lines = io.StringIO(), io.StringIO()
+    console = Console(file=live, force_terminal=True, width=100, color_system=None)
+    for display in (LiveDisplay(look, console), LineDisplay(look, lines)):
+        looks.clear()
+        with display:
+            display.tell({"event": "start", "session": "s1", "time": 0.0})
+            display.tell({"event": "batch", "purpose": "Jacobian", "runs": 20, "time": 0.0})
+            wait_for(lambda: len(looks) > 6)
+    assert "12/20 runs" in live.getvalue()
+    assert "12 of 20 runs done" in lines.getvalue()
+
+
 def test_the_display_fits_the_terminal() -> None:
     stream = io.StringIO()
 

@@ -109,6 +109,15 @@ class Meter:
         }
 
 
+def keep_cost(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What a state tells of the costs of earlier launches, as the state before a new one has it.
+
+    Nothing of it is paid by the hour any more; {} where nothing was counted.
+    """
+    cost = state.get("cost")
+    return {"cost": {**cost, "usd_an_hour": 0.0}} if cost else {}
+
+
 class Budget:
     """Says when it is nearly spent, once, and when it is."""
 

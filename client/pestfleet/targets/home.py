@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pestfleet.bookkeeping import keep_case, keep_state, log_to
+from pestfleet.costs.meter import keep_cost
 from pestfleet.host import Outcome
 from pestfleet.targets.addresses import find_place, pack_url
 from pestfleet.targets.base import FleetPlan, Site, Taken
@@ -54,7 +55,7 @@ class HomeMaster(ABC):
         self._on_event = on_event
         self._interrupted = threading.Event()
         self._master: Master | None = None
-        self._cost: dict[str, Any] | None = None  # of its earlier launches
+        self._kept: dict[str, Any] = {}  # what its earlier launches cost: the master counts on
         self._failures: tuple[type[Exception], ...] = (*self.trouble, PestfleetError)
 
     # -- what a platform does ------------------------------------------------------------------
@@ -84,15 +85,14 @@ class HomeMaster(ABC):
     def snapshot(self) -> dict[str, Any]:
         """See `Master.snapshot`."""
         if self._master is None:
-            cost = {"cost": self._cost} if self._cost else {}  # the next meter goes on with it
-            return {"session": self._session.name, "state": "running", **cost}
+            return {"session": self._session.name, "state": "running", **self._kept}
         return self._master.snapshot()
 
     def host(self) -> Outcome:
         """See `Master.host`."""
         folder = self._session.folder
         folder.acquire()  # nobody else may launch for it
-        self._cost = folder.read_state().get("cost")
+        self._kept = keep_cost(folder.read_state())
         with ExitStack() as stack:
             stack.callback(folder.release)
             clearing = stack.enter_context(ExitStack())

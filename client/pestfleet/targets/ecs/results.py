@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pestfleet.costs.meter import keep_cost
 from pestfleet.folder import SessionFolder
 from pestfleet.targets.ecs.access import Cloud, Refused
 from pestfleet_worker.errors import TargetError
@@ -47,10 +48,10 @@ def has_begun(store: SessionStore) -> bool:
 
 def forget_end(store: SessionStore) -> None:
     """Of an earlier launch: how it ended, so that the next end is that of this launch."""
-    cost = store.read_state().get("cost")
+    kept = keep_cost(store.read_state())
     store.store.delete_all([f"{store.prefix}files/{name}" for name in (_STATE, _ENDED)])
-    if cost:  # which the next master goes on with
-        state = {"session": store.session, "state": "running", "cost": cost}
+    if kept:  # the next master counts on
+        state = {"session": store.session, "state": "running", **kept}
         store.store.write(f"{store.prefix}files/{_STATE}", json.dumps(state).encode())
 
 
