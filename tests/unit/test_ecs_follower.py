@@ -150,6 +150,12 @@ def test_a_session_that_was_removed_is_told(follow: Follow) -> None:
     assert "the resources of session first were removed: somebody has ended it" in said
 
 
+def test_one_answer_without_the_master_ends_no_session(follow: Follow) -> None:
+    master, said = follow(FakeFleet({}, ALL, {}, {**ALL, "master": make_service(0)}))
+    assert isinstance(master.host().error, TargetError)
+    assert "were removed" not in said
+
+
 def test_tasks_that_were_stopped_without_a_word(follow: Follow) -> None:
     master, _ = follow(FakeFleet(ALL, {**ALL, "master": make_service(0)}))
     error = master.host().error

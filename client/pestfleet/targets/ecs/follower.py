@@ -56,6 +56,7 @@ class TaskMaster(FollowedMaster[EcsFleet]):
         self._servers: dict[str, str] = {}  # role -> id of its task that was seen last
         self._news = News(lambda text: self._tell_all([text]))
         self._ended = 0.0  # when the master's end was seen (monotonic)
+        self._missing = False  # was its service missing at the last look?
 
     def _begin(self) -> None:
         self._done["diagnosis"] = time.monotonic()
@@ -74,7 +75,10 @@ class TaskMaster(FollowedMaster[EcsFleet]):
                 return False
         if self._is_due("services"):
             services = self._fleet.services()
-            if "master" not in services:
+            missing, self._missing = self._missing, "master" not in services
+            if self._missing and not missing:
+                return False  # one answer may lack what is there: ECS is consistent in the end
+            if self._missing:
                 name = self._spec.session
                 text = f"the resources of session {name} were removed: somebody has ended it"
                 self._tell_all([text])
