@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from fake_cluster_access import FakeAccess
 from pestfleet import targets
 from pestfleet.cli.main import cli
-from pestfleet.placement import Placement
+from pestfleet.placement import AmazonPlace, Placement
 from pestfleet.session import Session
 from pestfleet.targets.base import SessionInfo, Where
 from pestfleet.targets.kubernetes import launch as kubernetes_launch
@@ -226,3 +226,22 @@ def test_a_launch_that_is_left_alone_ends_clean_when_it_is_told_to(
     assert len(host.handlers) == 2 and all(map(callable, host.handlers))
     assert signal.default_int_handler not in host.handlers
     assert ("also after its end" in result.stdout) == (network == "make")
+
+
+@pytest.mark.parametrize(("region", "asked"), [("eu-west-1", False), ("eu-central-1", True)])
+def test_a_session_of_the_same_name_in_another_region_is_another(
+    tmp_path: Path,
+    target: FakeTarget,
+    monkeypatch: pytest.MonkeyPatch,
+    region: str,
+    asked: bool,
+) -> None:
+    place = Placement(master="there", amazon=AmazonPlace(region="eu-central-1"))
+    folder = make_session(tmp_path / "pestfleet-sessions", target="ecs", place=place)
+    remote = target.add("s1", "running", make_state())
+    folder.acquire()  # it is followed here
+    monkeypatch.setattr(Session, "stop", lambda self, **_: remote.done.append("stop") or True)
+    result = call("down", "s1", "--on", "ecs", "--region", region)
+    folder.release()
+    assert result.exit_code == 0
+    assert remote.done == (["stop", "down"] if asked else ["down"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pestfleet.cli.commands import say, show_error
-from pestfleet.cli.elsewhere import find_session, on_option, read_where
+from pestfleet.cli.elsewhere import find_session, is_elsewhere, on_option, read_where
 from pestfleet.cli.options import session_argument, sessions_option
 from pestfleet.cli.quantities import parse_time
 from pestfleet_worker.errors import ConfigurationError, PestfleetError, SessionError
@@ -138,7 +138,7 @@ def _open_pair(
     local: Session | None = None
     with suppress(SessionError):  # most were launched elsewhere
         local = Session.open(info.name, root=read_settings(given={"sessions": sessions}).sessions)
-        if local.spec.target != info.target:
+        if local.spec.target != info.target or is_elsewhere(local, info.where):
             local = None
     try:
         return local, targets.open_remote_session(info.target, info.name, info.where)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pestfleet.session import Session
     from pestfleet.targets.base import RemoteSession, Where
 
+_PLACES = ("context", "namespace", "region")  # where a session is; a profile is who we are
 _WHERE = "pestfleet.where"  # what --context, --namespace, --region said, in the command's context
 
 
@@ -115,9 +116,15 @@ def find_session(
             raise
         say(f"{target} cannot be asked: {error.message}")
         return local, None
-    if local is not None and local.name != remote.info.name:
+    if local is not None and (local.name != remote.info.name or is_elsewhere(local, where)):
         local = None
     return local, remote
+
+
+def is_elsewhere(local: Session, where: Where) -> bool:
+    """Is that another place than the one of the session of this name that has its folder here?"""
+    places = ((getattr(local.where, name), getattr(where, name)) for name in _PLACES)
+    return any(own and other and own != other for own, other in places)
 
 
 def _find_given() -> dict[str, str]:
