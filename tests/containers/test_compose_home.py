@@ -57,7 +57,7 @@ def test_kill_of_a_master_here(shell: Shell, compose_v1: None) -> None:
     shell.launch("run", str(case), "--on", "compose", "--master", "here", *how, runs=6).kill()
     assert "died" in shell.run("status", "pf-home")
     resumed = shell.start("resume", "pf-home", "--json")
-    resumed.wait_for(lambda: resumed.events("start"), "its master")
+    resumed.wait_for(lambda: resumed.events("worker-joined"), "a worker")
     resumed.kill()
     planned = shell.run("down", "pf-home", "--dry-run")
     said = shell.run("down", "pf-home")

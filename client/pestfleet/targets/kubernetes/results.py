@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tarfile
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,9 +23,13 @@ logger = logging.getLogger(__name__)
 
 _FETCHED = ("case", "session.json", "state.json", "journal.jsonl", "master.log", "results", "kits")
 _KEPT = ("case", "session.json")  # as they were at launch: what is here is not overwritten
-# What is there of these names, packed; nothing where there is none.
-_PACK = 'cd "$1" 2>/dev/null || exit 0; shift; set -- $(ls -d "$@" 2>/dev/null); ' \
-    '[ $# = 0 ] || exec tar -czf - "$@"'  # fmt: skip
+# What is there of these names, packed; a word where there is none: an answer that is empty may have
+# been lost.
+_NOTHING = "nothing"
+_PACK = f'cd "$1" 2>/dev/null || {{ echo {_NOTHING}; exit 0; }}; shift; ' \
+    f'set -- $(ls -d "$@" 2>/dev/null); [ $# != 0 ] || {{ echo {_NOTHING}; exit 0; }}; ' \
+    'exec tar -czf - "$@"'  # fmt: skip
+_TRIES = 3
 READER = "reader"
 READER_LIFE = 900  # seconds, should we not live to remove it
 READER_PATIENCE = 120.0  # seconds for its start: an image may have to be pulled
@@ -50,7 +56,14 @@ def fetch(fleet: KubernetesFleet, folder: Path) -> bool:
     if master is not None and master.phase == "Pending" and _is_new(fleet, claim):
         return False  # no master has begun yet
     with _run_reader(fleet, claim) as reader:
-        return _fetch_from(fleet, reader.name, READER, folder)
+        for left in reversed(range(_TRIES)):
+            try:
+                return _fetch_from(fleet, reader.name, READER, folder)
+            except TargetError as error:
+                if not left:
+                    raise
+                logger.warning("fetched once more: %s", error)
+    raise AssertionError("unreachable")
 
 
 def _fetch_from(fleet: KubernetesFleet, pod: str, container: str, folder: Path) -> bool:
@@ -58,10 +71,18 @@ def _fetch_from(fleet: KubernetesFleet, pod: str, container: str, folder: Path) 
     command = ["sh", "-c", _PACK, "sh", f"/session/{fleet.session}", *names]
     chunks = fleet.access.execute(pod, container, command)
     first = next(chunks, b"")
-    if not first:
+    if first.strip() == _NOTHING.encode():
         return False
-    folder.mkdir(parents=True, exist_ok=True)
-    return unpack(_chain(first, chunks), folder)
+    if first:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            return unpack(_chain(first, chunks), folder)
+        except (tarfile.TarError, EOFError, zlib.error) as error:
+            logger.warning("what pod %s sent cannot be unpacked: %s", pod, error)
+    raise TargetError(
+        f"pod {pod} did not send the session's files whole",
+        remedy=f"They are kept; try again: pestfleet results {fleet.session} --fetch",
+    )
 
 
 def _is_new(fleet: KubernetesFleet, claim: Object) -> bool:
