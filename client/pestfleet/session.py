@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Waited for a master's end: on this machine, and with a fleet elsewhere that ends before it.
-STOP_SECONDS = {False: 30.0, True: 300.0}
+STOP_SECONDS = 30.0  # waited for the end of a master on this machine
+STOP_SECONDS_ELSEWHERE = 300.0  # where its fleet is elsewhere, and ends before it
 
 
 class CaseProblems(CaseError):
@@ -130,7 +130,8 @@ class Session:
             return True
         self.folder.request_stop()
         if timeout is None:
-            timeout = STOP_SECONDS[targets.is_remote(self.spec.target)]
+            remote = targets.is_remote(self.spec.target)
+            timeout = STOP_SECONDS_ELSEWHERE if remote else STOP_SECONDS
         deadline = time.monotonic() + timeout
         while self.folder.running:
             if time.monotonic() > deadline:

@@ -307,14 +307,14 @@ def _report(
         local, remote = open_fetched(name, sessions, on), None
     else:
         local, remote = find_session(name, sessions, on, needed=False)  # type: ignore[assignment]
-    # The journal here is of an earlier launch, or of the last --fetch; its master counts on there.
-    there = (
-        remote is not None
-        and remote.info.state == "running"
-        and not (local is not None and local.spec.place.master == "here")
-    )
-    state = remote.read_state() if remote is not None and there else {}
-    if local is not None and local.folder.journal.exists() and not state.get("cost"):
+    journaled = local is not None and local.folder.journal.exists()
+    state: dict[str, Any] = {}
+    if remote is not None:
+        # Its master counts on there; a journal here is of the last --fetch, or an earlier launch.
+        here = local is not None and local.spec.place.master == "here"
+        if not journaled or (remote.info.state == "running" and not here):
+            state = remote.read_state()
+    if local is not None and journaled and not state.get("cost"):
         running = local.folder.running
         report = make_report(
             local.events(), local.spec.prices, now=time.time() if running else None
@@ -324,8 +324,6 @@ def _report(
         else:
             print_report(local.name, report, running=running)
         return
-    if remote is not None and not there:
-        state = remote.read_state()
     cost = state.get("cost")
     title = remote.info.name if remote is not None else (local.name if local is not None else "")
     if not cost:
